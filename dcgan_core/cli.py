@@ -1,0 +1,325 @@
+"""The command line ``dcgan``: the same stages with no server, and a look at what they left behind."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from dcgan_core.artifacts import Manifest, all_manifests, find, remove
+from dcgan_core.backend import LocalBackend
+from dcgan_core.collect import superseded, unfinished
+from dcgan_core.config import config_keys, describe, load_config, parse_override, preset_names
+from dcgan_core.errors import DcganError
+from dcgan_core.pipeline import FLOWS, load_pipeline
+from dcgan_core.place import Place, load_place
+from dcgan_core.progress import Progress as Report
+from dcgan_core.stage import Artifact, Backend, Stage, is_current, run, why_not_current
+from dcgan_core.storage import Store
+from dcgan_core.verify import problems
+
+app = typer.Typer(
+    help="From photos of the open web to a trained DCGAN, and what it learned.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+out = Console()
+err = Console(stderr=True)
+
+PresetOption = Annotated[
+    str,
+    typer.Option("--preset", "-p", help="A shipped preset (dcgan list presets) or a TOML file of your own."),
+]
+OverrideOption = Annotated[
+    list[str] | None,
+    typer.Option("--override", "-o", help="KEY=VALUE, for example -o train.steps=200 (dcgan list keys)."),
+]
+
+
+def main() -> None:
+    """Entry point: errors raised on purpose are a sentence and exit code 1 (2 for a wrong configuration)."""
+    try:
+        app()
+    except DcganError as error:
+        err.print(f"[bold red]{type(error).__name__}:[/] ", end="")
+        err.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2 if type(error).__name__ == "ConfigError" else 1)
+    except KeyboardInterrupt:
+        err.print("stopped; run the same command again to go on")
+        sys.exit(130)
+
+
+@app.command("run")
+def run_command(
+    stage: Annotated[str, typer.Argument(help=f"{', '.join(FLOWS)} or all.")] = "all",
+    preset: PresetOption = "faces64",
+    override: OverrideOption = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only say what is cached, what would run, and why.")
+    ] = False,
+    refresh: Annotated[bool, typer.Option("--refresh", help="Do the stage anew, whatever is there.")] = False,
+) -> None:
+    """Run one stage, or all of them: only what is not there yet."""
+    place = load_place()
+    overrides = dict(parse_override(text) for text in override or [])
+    pipeline = load_pipeline(preset, overrides, upto=stage, gpus=place.gpus)
+    store = place.store()
+    stages = pipeline.of(stage)
+    if plan:
+        out.print(_plan(stages, store))
+        return
+    with _backend(place) as backend:
+        for each in stages:
+            artifact = _run_shown(each, store, backend, refresh=refresh, place=place)
+            _say(each, artifact)
+    if stages[-1].flow == "report":
+        from dcgan_core.report.stage import LATEST
+
+        out.print(f"\n[bold]Report:[/] {store.uri(LATEST)}", soft_wrap=True)
+
+
+@app.command("list")
+def list_command(
+    what: Annotated[str, typer.Argument(help="presets, stages, artifacts or keys.")] = "artifacts",
+) -> None:
+    """List presets, stages, configuration keys, or the artifacts under DCGAN_ROOT."""
+    if what == "presets":
+        for name in preset_names():
+            out.print(f"[bold]{name}[/]  {_preset_in_words(name)}")
+    elif what == "stages":
+        for stage in FLOWS:
+            out.print(stage)
+    elif what == "keys":
+        table = _table("key", "meaning")
+        for key in config_keys():
+            table.add_row(key, describe(key))
+        out.print(table)
+    elif what == "artifacts":
+        out.print(_artifacts(load_place().store()))
+    else:
+        raise typer.BadParameter(f"{what!r}: choose presets, stages, artifacts or keys")
+
+
+@app.command()
+def show(
+    artifact: Annotated[str, typer.Argument(help="KIND, or KIND/FINGERPRINT (a beginning will do).")],
+) -> None:
+    """Show an artifact's manifest: counts, metrics, configuration, inputs, provenance."""
+    store = load_place().store()
+    manifest = find(store, artifact)
+    out.print(f"[bold]{manifest.address}[/]  {store.uri(manifest.address.path)}", soft_wrap=True)
+    shown = manifest.model_dump(mode="json", exclude={"parts"})
+    shown["files"] = {"count": len(manifest.files), "bytes": manifest.bytes, "content": manifest.content}
+    out.print_json(json.dumps(shown))
+
+
+@app.command()
+def verify(artifact: Annotated[str, typer.Argument(help="KIND, KIND/FINGERPRINT, or all.")] = "all") -> None:
+    """Check every file against its manifest: present, same bytes, same rows. Exit code 1 on any damage."""
+    store = load_place().store()
+    chosen = all_manifests(store) if artifact == "all" else [find(store, artifact)]
+    damaged = 0
+    for manifest in chosen:
+        with _bar(f"verify {manifest.address}", "files") as report:
+            wrong = []
+            for done, (_, problem) in enumerate(problems(store, manifest), 1):
+                report(done, len(manifest.files), "")
+                wrong += [problem] if problem else []
+        for problem in wrong:
+            err.print(f"[red]damaged[/] {problem}", soft_wrap=True)
+        damaged += len(wrong)
+        if not wrong:
+            out.print(
+                f"[green]sound[/]   {manifest.address}  {len(manifest.files)} files, {_size(manifest.bytes)}"
+            )
+    if damaged:
+        raise typer.Exit(1)
+
+
+@app.command("rm")
+def rm_command(
+    artifact: Annotated[str, typer.Argument(help="KIND/FINGERPRINT (a beginning will do).")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete one artifact."""
+    store = load_place().store()
+    manifest = find(store, artifact)
+    if yes or typer.confirm(f"Delete {manifest.address} ({_size(manifest.bytes)})?"):
+        remove(store, manifest.address)
+        out.print(f"deleted {manifest.address}")
+
+
+@app.command()
+def gc(
+    keep: Annotated[int, typer.Option("--keep", min=0, help="Artifacts of each kind to keep, the newest.")],
+    cut_off: Annotated[
+        bool, typer.Option("--unfinished", help="Also delete what was never finished.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete superseded artifacts, but none that a kept one was made from. Not while a run is going on."""
+    store = load_place().store()
+    gone = superseded(all_manifests(store), keep)
+    leftovers = unfinished(store) if cut_off else []
+    for manifest in gone:
+        out.print(f"{manifest.address}  {_size(manifest.bytes)}  {_age(manifest)} old")
+    for address in leftovers:
+        out.print(f"{address}  unfinished")
+    freed = sum(manifest.bytes for manifest in gone)
+    if (gone or leftovers) and not (yes or typer.confirm(f"Delete these ({_size(freed)})?")):
+        return
+    for manifest in gone:
+        remove(store, manifest.address)
+    for address in leftovers:
+        remove(store, address)
+    freed += store.sweep()
+    out.print(f"freed {_size(freed)}")
+
+
+@app.command()
+def sample(
+    model: Annotated[
+        str, typer.Argument(help="Folder of a trained model, or an artifact: train, train/3f9a...")
+    ],
+    n: Annotated[int, typer.Option("--n", min=1, help="Number of images.")] = 64,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of z.")] = 0,
+    ema: Annotated[bool, typer.Option("--ema", help="Draw with the moving average of G.")] = False,
+    each: Annotated[bool, typer.Option("--each", help="One file an image instead of one grid.")] = False,
+    to: Annotated[Path, typer.Option("--to", help="PNG file, or directory with --each.")] = Path(
+        "samples.png"
+    ),
+) -> None:
+    """Draw images from a trained model."""
+    from dcgan_core import images
+    from dcgan_core.models.weights import load_model, to_uint8
+
+    store = load_place().store()
+    if Path(model).expanduser().exists() or "://" in model:
+        trained = load_model(model)
+    else:
+        trained = load_model(store.uri(find(store, model).address.path), store.options)
+    drawn = to_uint8(trained.sample(n, seed=seed, ema=ema))
+    if each:
+        folder = to.with_suffix("") if to.suffix == ".png" else to
+        folder.mkdir(parents=True, exist_ok=True)
+        for index, image in enumerate(drawn):
+            (folder / f"seed{seed}-{index:05d}.png").write_bytes(images.encode_png(image))
+        out.print(f"{n} images in {folder}")
+    else:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        to.write_bytes(images.encode_png(images.grid(drawn)))
+        out.print(f"{n} images in {to}")
+
+
+@contextmanager
+def _backend(place: Place) -> Iterator[Backend]:
+    if place.backend == "ray":
+        from tasks.backends import ray_backend  # only when asked for
+
+        with ray_backend(place) as backend:
+            yield backend
+    else:
+        yield LocalBackend(place.worker_count())
+
+
+def _run_shown(stage: Stage, store: Store, backend: Backend, *, refresh: bool, place: Place) -> Artifact:
+    with _bar(stage.artifact, stage.unit) as report:
+        where = {"root": place.root, "backend": backend.name}
+        return run(stage, store, backend, refresh=refresh, progress=report, place=where)
+
+
+@contextmanager
+def _bar(label: str, unit: str) -> Iterator[Report]:
+    """A bar with rate and time left, gone when the work is done."""
+    columns = (
+        TextColumn("{task.description:<12}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[unit]}"),
+        TimeRemainingColumn(),
+        TextColumn("[dim]{task.fields[note]}"),
+    )
+    with Progress(*columns, console=err, transient=True) as bars:
+        task = bars.add_task(label, total=1, unit=unit, note="")
+
+        def report(done: float, total: float, note: str) -> None:
+            speed = bars.tasks[0].speed
+            rate = f"{speed:,.1f} {unit}/s" if speed and not note else note
+            bars.update(task, completed=done, total=max(total, 1), note=rate)
+
+        yield report
+
+
+def _say(stage: Stage, artifact: Artifact) -> None:
+    state = "[dim]cached[/]" if artifact.cached else f"[green]done[/] in {artifact.seconds:.1f} s"
+    out.print(f"{stage.artifact:<12} {artifact.address.fingerprint}  {state}")
+
+
+def _plan(stages: list[Stage], store: Store) -> Table:
+    table = _table("stage", "artifact", "fingerprint", "state", "why")
+    for stage in stages:
+        current = is_current(stage, store)
+        why = "" if current else "; ".join(why_not_current(stage, store))
+        state = "[dim]cached[/]" if current else "[yellow]would run[/]"
+        table.add_row(stage.flow, stage.artifact, stage.address.fingerprint, state, why)
+    return table
+
+
+def _artifacts(store: Store) -> Table:
+    table = _table("artifact", "size", "age", "counts")
+    for manifest in all_manifests(store):
+        counts = ", ".join(f"{count} {name}" for name, count in manifest.counts.items())
+        table.add_row(str(manifest.address), _size(manifest.bytes), _age(manifest), counts)
+    for address in unfinished(store):
+        table.add_row(str(address), "", "", "[yellow]unfinished[/]")
+    table.caption = store.root
+    return table
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    return table
+
+
+def _preset_in_words(name: str) -> str:
+    config = load_config(name, {"scrape.contact": "somebody@example.org"})
+    words: dict[str, Any] = {
+        "source": config.scrape.source,
+        "crop": config.crop.method,
+        "net": config.train.net,
+        "size": f"{config.shard.size} px",
+    }
+    return ", ".join(f"{key} {value}" for key, value in words.items())
+
+
+def _size(count: int) -> str:
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def _age(manifest: Manifest) -> str:
+    seconds = (datetime.now(UTC) - manifest.finished).total_seconds()
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,415 @@
+"""What to compute: one frozen section per stage, presets and overrides. Not where (that is ``place``)."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from datetime import date
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from dcgan_core.errors import ConfigError
+
+Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+def effort(default: Any, **limits: Any) -> Any:
+    """A field that says how hard to try or where a file lies, not what comes out: never fingerprinted."""
+    return Field(default, json_schema_extra={"fingerprinted": False}, **limits)
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, no unknown keys, the docstring under a field is its description."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    def identity(self, *fields: str) -> dict[str, Json]:
+        """The fingerprinted fields (all, or those named) as JSON values."""
+        known = type(self).model_fields
+        chosen = fields or tuple(known)
+        dumped = self.model_dump(mode="json", include=set(chosen))
+        return {
+            name: dumped[name]
+            for name in chosen
+            if not (isinstance(extra := known[name].json_schema_extra, dict) and "fingerprinted" in extra)
+        }
+
+
+class ScrapeConfig(Section):
+    """Where photos come from and what is fetched of them."""
+
+    source: Literal["folder", "imagefolder", "parquet", "urls", "demo"] = "folder"
+    """`folder`: photos below a directory, a plain tar or any fsspec prefix. `imagefolder`: one
+    sub-directory a class. `parquet`: files with an `image` column. `urls`: a list of urls to fetch.
+    `demo`: the built-in LFW pages, fetched from a loopback server."""
+    path: str = effort("")
+    """Directory, file or fsspec url of the source. Its content, not its name, enters the fingerprint."""
+    as_of: date | None = None
+    """Web sources: the day whose state of the web is wanted. Another day fetches again; a scheduled run
+    sets its scheduled date."""
+    limit: PositiveInt | None = None
+    """Take only the first so many items of the source (for a trial)."""
+    url_column: str = "url"
+    """Column of a csv or parquet url list that holds the url."""
+    caption_column: str | None = None
+    """Column of a csv or parquet url list that holds a caption, if any."""
+    image_column: str = "image"
+    """Column of a parquet source that holds the encoded image: bytes, or a struct `{bytes, path}`."""
+    label_column: str = "label"
+    """Column of a parquet source that holds an integer class, if it has one."""
+    items_per_part: PositiveInt = 256
+    """Aim for this many items a part (the unit of parallel work and of resuming)."""
+    max_bytes: PositiveInt = 32 * 2**20
+    """Largest photo in bytes; larger ones become rows with status `too_large`."""
+    max_pixels: PositiveInt = 100_000_000
+    """Largest photo in pixels, read from the header before anything is decoded."""
+    contact: str = effort("")
+    """E-mail address or page that goes into the User-Agent, so that a site can reach you; `urls` needs it."""
+    allow_loopback: bool = effort(False)
+    """Let `urls` name loopback addresses (for tests and servers of your own on this machine)."""
+    concurrency: PositiveInt = effort(32)
+    """Requests at once per part."""
+    per_host: PositiveInt = effort(4)
+    """Requests at once per host and part."""
+    timeout_seconds: float = effort(20.0, gt=0)
+    """Time for one request, from connecting to the last byte."""
+    retries: Annotated[int, Field(ge=0)] = effort(3)
+    """Further tries after a passing failure (connection, time-out, 429, 5xx)."""
+    retry_base_seconds: float = effort(0.5, ge=0)
+    """Upper bound of the first pause before a retry; doubles each time, with full jitter."""
+    max_failure_rate: Share = effort(0.9)
+    """Stop with TooManyFailures when a larger share of the items than this fails."""
+
+    @model_validator(mode="after")
+    def _path_is_given(self) -> ScrapeConfig:
+        if self.source == "urls" and not self.contact:
+            raise ValueError(
+                "scrape.contact is empty: name an e-mail address or a page where a site's owner can reach you"
+            )
+        return self
+
+
+class CropConfig(Section):
+    """How crops are cut out of photos."""
+
+    method: Literal["haar", "yunet", "center"] = "haar"
+    """`haar`: OpenCV's frontal-face cascade. `yunet`: the YuNet network (needs `weights`). `center`: the
+    largest centred square, for sets that are not about faces (LSUN, ImageNet, CIFAR-10)."""
+    weights: str | None = effort(None)
+    """Path or url of the YuNet ONNX file. Its sha256 enters the fingerprint, its place does not."""
+    weights_sha256: str | None = None
+    """Expected sha256 (hex) of `weights`. Needed for a url; checked wherever it is given."""
+    stored_size: PositiveInt = 128
+    """Side of a stored crop in pixels (the authors stored 128 px faces)."""
+    min_size: PositiveInt = 32
+    """Smallest side of a face box in pixels of the full photo, before the margin."""
+    min_score: Share = 0.6
+    """YuNet: smallest detection score kept."""
+    margin: Annotated[float, Field(ge=0.0, le=2.0)] = 0.2
+    """Added on each side of the squared box, as a share of its side."""
+    detect_side: PositiveInt = 640
+    """Faces are looked for on the photo reduced to this longest side; crops are cut from the full photo."""
+    max_faces: PositiveInt = 16
+    """Largest number of faces taken from one photo, best first."""
+    jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 95
+    """JPEG quality of stored crops (4:4:4)."""
+
+
+class DedupConfig(Section):
+    """Near-duplicate removal by an autoencoder's semantic hash (paper, section 4.1)."""
+
+    code_bits: Annotated[int, Field(multiple_of=8, ge=8, le=1024)] = 128
+    """Units of the code layer, one bit each (paper: 3072-128-3072)."""
+    sample_size: PositiveInt = 100_000
+    """Largest number of crops the autoencoder is trained on, drawn by seed."""
+    noise: Annotated[float, Field(ge=0.0)] = 0.1
+    """Standard deviation of the Gaussian noise on inputs in [0, 1] (denoising)."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.2
+    """Dropout rate on the inputs while training."""
+    epochs: PositiveInt = 30
+    """Passes over the sample; small sets are repeated until `min_steps` is reached."""
+    min_steps: PositiveInt = 1500
+    """Smallest number of optimiser steps, so that small sets train long enough."""
+    batch_size: PositiveInt = 128
+    """Thumbnails per optimiser step."""
+    learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3
+    """Adam's step size."""
+    threshold: Literal["zero", "median"] = "zero"
+    """A bit is set where the code unit is above zero, or above its median over the autoencoder's sample."""
+    radius: Annotated[int, Field(ge=0, le=32)] = 0
+    """Crops whose codes differ in at most this many bits are duplicates (0: equal codes, as the paper)."""
+
+
+class ShardConfig(Section):
+    """How kept crops become a WebDataset."""
+
+    size: PositiveInt = 64
+    """Side of a training image in pixels."""
+    fit: Literal["resize", "center"] = "resize"
+    """`resize`: the whole crop is scaled to `size`. `center`: the central `size` pixels are cut out (the
+    authors take the centre 64 px of 128 px boxes)."""
+    samples_per_shard: PositiveInt = 2048
+    """Largest number of samples in one tar; counts differ by at most one between tars."""
+    jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 95
+    """JPEG quality (4:4:4). A stored JPEG that already has the right size is passed through untouched."""
+
+
+class TrainConfig(Section):
+    """The paper's training (section 3 and 4) and what may deviate from it, by name."""
+
+    net: Literal["paper64", "imagenet32", "svhn32", "torch64"] = "paper64"
+    """Network description; `size`, `width` and `z_size` may differ from its own."""
+    size: PositiveInt | None = None
+    """Side of the images in pixels, 4 * 2^k; depth follows from it. None: the net's own."""
+    width: PositiveInt | None = None
+    """Filters of the discriminator's first layer; all others follow. None: the net's own."""
+    z_size: PositiveInt | None = None
+    """Length of z. None: the net's own."""
+    schedule: Literal["alternate", "both"] = "alternate"
+    """`alternate`: each minibatch updates either G or D (the authors' code). `both`: each updates both
+    (torch's example and most others)."""
+    epochs: Annotated[float, Field(gt=0)] = 25
+    """Passes over the data, counted in images shown to the loop. Ignored when `steps` is given."""
+    steps: PositiveInt | None = None
+    """Minibatches taken, instead of `epochs`."""
+    batch_size: PositiveInt = 128
+    """Global batch, over all workers."""
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    """Adam's step size (paper: 0.0002)."""
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """Adam's beta1 (paper: 0.5)."""
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-5
+    """Coupled L2 on all parameters, batch norm's too (the authors' 1e-5)."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """Decay of the moving average of G kept for a second set of samples; 0 switches it off."""
+    precision: Literal["auto", "bf16", "float32"] = "auto"
+    """Arithmetic of the forward and backward passes; `auto` takes bf16 where the processor has it."""
+    log_every: PositiveInt = effort(50)
+    """Steps between lines of metrics.jsonl."""
+    sample_every: PositiveInt = effort(500)
+    """Steps between sample grids."""
+    checkpoint_every: PositiveInt = effort(500)
+    """Steps between checkpoints."""
+    keep_checkpoints: PositiveInt = effort(2)
+    """Number of checkpoints kept, the latest."""
+
+
+class LabelledSet(Section):
+    """One labelled set the features are judged on."""
+
+    name: str
+    """Short name in tables and file names."""
+    kind: Literal["digits", "lfw", "parquet", "imagefolder"]
+    """`digits`: scikit-learn's. `lfw`: faces and non-faces of scikit-image. Others are read from `train`
+    and `test`."""
+    train: str = effort("")
+    """Path of the training part (parquet file, or a directory with one sub-directory a class)."""
+    test: str = effort("")
+    """Path of the test part; empty: `evaluate.test_share` of `train` is held out."""
+
+
+def _named(value: Any) -> Any:
+    return {"name": value, "kind": value} if isinstance(value, str) else value
+
+
+class EvaluateConfig(Section):
+    """What D's features are worth under a linear SVM (paper, section 5)."""
+
+    sets: tuple[Annotated[LabelledSet, BeforeValidator(_named)], ...] = ()
+    """Labelled sets; a bare name stands for a built-in one (`digits`, `lfw`)."""
+    svm_c: tuple[Annotated[float, Field(gt=0)], ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+    """Values of C tried; the best on a validation part of the training set is taken."""
+    test_share: Annotated[float, Field(gt=0, lt=1)] = 0.25
+    """Share held out for testing, and of the rest for validation, where a set has no test part."""
+    max_train: PositiveInt = 10_000
+    """Largest number of labelled training images used, drawn class-balanced by seed."""
+    max_test: PositiveInt = 10_000
+    """Largest number of test images used."""
+    batch_norm: Literal["recalibrated", "running", "batch"] = "recalibrated"
+    """Statistics of D's batch norm for features: means over training batches, running averages, or the
+    batch's own (the authors')."""
+
+
+class AnalyzeConfig(Section):
+    """Pictures of what was learned (paper, section 6)."""
+
+    grid: PositiveInt = 64
+    """Samples in a grid; a square number looks best."""
+    walk_points: Annotated[int, Field(ge=2)] = 9
+    """Random points of the latent walk (paper: 9)."""
+    walk_steps: PositiveInt = 10
+    """Pictures between two points."""
+    neighbours: PositiveInt = 8
+    """Samples shown beside their nearest training images."""
+    nearest: PositiveInt = 5
+    """Nearest training images of each."""
+
+
+class ReportConfig(Section):
+    """The page at the end."""
+
+    title: str = "DCGAN"
+    """Heading of the page."""
+    pictures: PositiveInt = 24
+    """Example pictures shown per stage."""
+
+
+class PipelineConfig(Section):
+    """Everything that decides what comes out."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 42
+    """Seed of every random choice."""
+    scrape: ScrapeConfig = ScrapeConfig()
+    crop: CropConfig = CropConfig()
+    dedup: DedupConfig = DedupConfig()
+    shard: ShardConfig = ShardConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    analyze: AnalyzeConfig = AnalyzeConfig()
+    report: ReportConfig = ReportConfig()
+
+    @field_validator("shard")
+    @classmethod
+    def _shard_size_is_drawable(cls, shard: ShardConfig) -> ShardConfig:
+        if shard.size < 8 or shard.size & (shard.size - 1):
+            raise ValueError(f"shard.size is {shard.size}: the networks draw 8, 16, 32, 64, 128 ... pixels")
+        return shard
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that ship with the package, sorted."""
+    folder = resources.files("dcgan_core") / "presets"
+    return sorted(
+        entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml")
+    )
+
+
+def load_config(preset: str, overrides: Mapping[str, Any] | None = None) -> PipelineConfig:
+    """The paper's defaults, changed by a preset (shipped name or path of a TOML file), then by overrides.
+
+    Overrides are dotted keys, ``{"train.steps": 200}``. Raises ConfigError that names the wrong key, with
+    the nearest valid one, or the wrong value.
+    """
+    values = _read_preset(preset)
+    for key in _leaves(values):
+        _check_key(key, f"preset {preset!r}")
+    for key, value in (overrides or {}).items():
+        _check_key(key, "overrides")
+        _set(values, key, value)
+    try:
+        return PipelineConfig.model_validate(values)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']} (got {problem['input']!r})"
+            for problem in error.errors()
+        )
+        raise ConfigError(f"preset {preset!r} with these overrides is not valid: {problems}") from None
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """``key=value`` of the command line; the value is read as TOML where it can be, else as plain text."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"-o {text}: write key=value, for example -o train.steps=200")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value
+
+
+def config_keys() -> list[str]:
+    """All dotted keys that can be overridden, sorted."""
+    keys = []
+    for name, field in PipelineConfig.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, Section):
+            keys += [f"{name}.{inner}" for inner in section.model_fields]
+        else:
+            keys.append(name)
+    return sorted(keys)
+
+
+def describe(key: str) -> str:
+    """The docstring of a dotted key, on one line."""
+    section_name, _, field_name = key.rpartition(".")
+    fields = PipelineConfig.model_fields
+    if section_name:
+        section = cast("type[Section]", fields[section_name].annotation)
+        fields = section.model_fields
+    return " ".join((fields[field_name].description or "").split())
+
+
+def _read_preset(preset: str) -> dict[str, Any]:
+    if preset in preset_names():
+        text = (resources.files("dcgan_core") / "presets" / f"{preset}.toml").read_text("utf-8")
+    elif preset.endswith(".toml"):
+        try:
+            text = Path(preset).expanduser().read_text("utf-8")
+        except OSError as error:
+            raise ConfigError(f"cannot read preset file {preset}: {error.strerror}") from None
+    else:
+        raise ConfigError(
+            f"there is no preset {preset!r}{_nearest(preset, preset_names())}; shipped: "
+            f"{', '.join(preset_names())}; or give the path of a TOML file of your own"
+        )
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"preset {preset} is not valid TOML: {error}") from None
+
+
+def _leaves(values: Mapping[str, Any]) -> list[str]:
+    sections = {name for name, field in PipelineConfig.model_fields.items() if _is_section(field.annotation)}
+    found = []
+    for name, value in values.items():
+        if name in sections and isinstance(value, Mapping):
+            found += [f"{name}.{inner}" for inner in value]
+        else:
+            found.append(name)
+    return found
+
+
+def _is_section(annotation: object) -> bool:
+    origin = typing.get_origin(annotation)
+    return (
+        origin not in (types.UnionType, typing.Union)
+        and isinstance(annotation, type)
+        and issubclass(annotation, Section)
+    )
+
+
+def _check_key(key: str, where: str) -> None:
+    keys = config_keys()
+    if key not in keys:
+        raise ConfigError(f"{where}: there is no key {key!r}{_nearest(key, keys)}; dcgan list keys shows all")
+
+
+def _nearest(word: str, words: list[str]) -> str:
+    close = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
+    if not close:  # "steps" for "train.steps": compare with the last part alone
+        tails = {name.rpartition(".")[2]: name for name in reversed(words)}
+        close = [tails[tail] for tail in difflib.get_close_matches(word, list(tails), n=1, cutoff=0.6)]
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _set(values: dict[str, Any], key: str, value: Any) -> None:
+    section, _, field = key.rpartition(".")
+    target = values.setdefault(section, {}) if section else values
+    target[field] = value

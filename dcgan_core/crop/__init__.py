@@ -1,0 +1,1 @@
+"""Crops out of photos: faces found by a detector, or centre squares."""

@@ -1,0 +1,1 @@
+"""Near-duplicate removal by an autoencoder's semantic hash."""

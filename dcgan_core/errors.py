@@ -1,0 +1,143 @@
+"""Every error this project raises on purpose: each names the thing and the next step."""
+
+from __future__ import annotations
+
+
+class DcganError(Exception):
+    """Root of all errors raised on purpose.
+
+    Subclasses hand *all* their facts to ``super().__init__`` so that they cross process borders
+    (pickle rebuilds an exception from ``args``), and put the sentence for people in ``__str__``.
+    """
+
+
+class ConfigError(DcganError):
+    """The configuration is wrong; found before any work, never retried."""
+
+
+class MissingArtifact(DcganError):
+    """A stage needs an artifact that is not there."""
+
+    def __init__(self, wanted_by: str, artifact: str, fingerprint: str, flow: str, preset: str) -> None:
+        super().__init__(wanted_by, artifact, fingerprint, flow, preset)
+        self.wanted_by, self.artifact, self.fingerprint = wanted_by, artifact, fingerprint
+        self.flow, self.preset = flow, preset
+
+    def __str__(self) -> str:
+        return (
+            f"{self.wanted_by} needs {self.artifact}/{self.fingerprint}, which is not there; "
+            f"run: prefect deployment run {self.flow}/default -p preset={self.preset} "
+            f"(or: dcgan run {self.flow} --preset {self.preset}), with the same overrides"
+        )
+
+
+class CorruptArtifact(DcganError):
+    """A file's bytes or rows differ from what its manifest says."""
+
+    def __init__(self, path: str, what: str) -> None:
+        super().__init__(path, what)
+        self.path, self.what = path, what
+
+    def __str__(self) -> str:
+        return f"{self.path} is damaged: {self.what}; make it anew: dcgan run STAGE --refresh"
+
+
+class DataError(DcganError):
+    """One item cannot be used: it becomes a row's status and never stops a stage."""
+
+    status = "bad"
+
+
+class DecodeError(DataError):
+    """Bytes that are not a readable image; ``status`` names the kind, the message says why."""
+
+    def __init__(self, status: str, why: str) -> None:
+        super().__init__(status, why)
+        self.status, self.why = status, why
+
+    def __str__(self) -> str:
+        return self.why
+
+
+class NoUsableData(DcganError):
+    """A stage went through its whole input and nothing is left to go on with."""
+
+    def __init__(self, stage: str, counts: dict[str, int], advice: str) -> None:
+        super().__init__(stage, counts, advice)
+        self.stage, self.counts, self.advice = stage, counts, advice
+
+    def __str__(self) -> str:
+        found = ", ".join(f"{count} {status}" for status, count in sorted(self.counts.items())) or "no items"
+        return f"{self.stage} has nothing left to go on with ({found}). {self.advice}"
+
+
+class TooManyFailures(DcganError):
+    """The stage's own brake: too large a share of its items failed."""
+
+    def __init__(self, stage: str, rate: float, limit: float, counts: dict[str, int]) -> None:
+        super().__init__(stage, rate, limit, counts)
+        self.stage, self.rate, self.limit, self.counts = stage, rate, limit, counts
+
+    def __str__(self) -> str:
+        reasons = ", ".join(f"{count} {status}" for status, count in sorted(self.counts.items()))
+        return (
+            f"{self.stage}: {self.rate:.0%} of the items failed, more than the limit of {self.limit:.0%} "
+            f"({reasons}). Look at the reasons, then mend the source or raise {self.stage}.max_failure_rate"
+        )
+
+
+class NotEnoughMemory(DcganError):
+    """A preset that cannot fit this machine, found before the work starts."""
+
+    def __init__(self, what: str, needed_bytes: int, available_bytes: int, advice: str) -> None:
+        super().__init__(what, needed_bytes, available_bytes, advice)
+        self.what, self.needed_bytes, self.available_bytes = what, needed_bytes, available_bytes
+        self.advice = advice
+
+    def __str__(self) -> str:
+        gib = 2**30
+        return (
+            f"{self.what} needs about {self.needed_bytes / gib:.1f} GiB of memory and "
+            f"{self.available_bytes / gib:.1f} GiB is free. {self.advice}"
+        )
+
+
+class StorageUnusable(DcganError):
+    """The root cannot be written: read-only, no permission, or full. Retrying will not help."""
+
+    def __init__(self, path: str, why: str, advice: str) -> None:
+        super().__init__(path, why, advice)
+        self.path, self.why, self.advice = path, why, advice
+
+    def __str__(self) -> str:
+        return f"cannot write {self.path}: {self.why}. {self.advice}"
+
+
+class TransientError(DcganError):
+    """Something outside failed and may work again: retried by rule."""
+
+
+class FetchError(TransientError):
+    """A url could not be fetched this time."""
+
+
+class StorageError(TransientError):
+    """The store did not answer as it should."""
+
+
+class ClusterError(TransientError):
+    """The cluster lost a worker or cannot give the resources asked for."""
+
+
+class TrainingDiverged(DcganError):
+    """Losses are no longer finite."""
+
+    def __init__(self, step: int, metric: str, value: str) -> None:
+        super().__init__(step, metric, value)
+        self.step, self.metric, self.value = step, metric, value
+
+    def __str__(self) -> str:
+        return (
+            f"training diverged at step {self.step}: {self.metric} is {self.value}. "
+            "Lower train.learning_rate, or start again from another seed (-o seed=...)"
+        )

@@ -1,0 +1,1 @@
+"""What the discriminator's features are worth."""

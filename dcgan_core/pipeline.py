@@ -1,0 +1,92 @@
+"""Which stages there are and what follows from what; addresses follow from the configuration alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dcgan_core.analyze.stage import Analyze
+from dcgan_core.artifacts import Address
+from dcgan_core.config import PipelineConfig, load_config
+from dcgan_core.crop.stage import Crop
+from dcgan_core.dedup.stage import Codes, Dedup, TrainAutoencoder
+from dcgan_core.errors import ConfigError
+from dcgan_core.evaluate.stage import Features, Scores
+from dcgan_core.report.stage import Report
+from dcgan_core.scrape.stage import Scrape
+from dcgan_core.shard.stage import Shard
+from dcgan_core.stage import Stage
+from dcgan_core.train.stage import Train
+
+FLOWS = ("scrape", "crop", "dedup", "shard", "train", "evaluate", "analyze", "report")
+"""All stages, in an order in which each comes after what it reads."""
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Every stage of a configuration, in order, each knowing its inputs' addresses."""
+
+    preset: str
+    config: PipelineConfig
+    stages: tuple[Stage, ...]
+
+    def of(self, flow: str) -> list[Stage]:
+        """The stages of one flow (``all``: of every flow); ConfigError for an unknown name."""
+        if flow == "all":
+            return list(self.stages)
+        if flow not in FLOWS:
+            raise ConfigError(f"there is no stage {flow!r}; stages: {', '.join(FLOWS)}, all")
+        return [stage for stage in self.stages if stage.flow == flow]
+
+
+def load_pipeline(
+    preset: str, overrides: Mapping[str, Any] | None = None, *, upto: str = "all", gpus: int = -1
+) -> Pipeline:
+    """The stages that a preset and overrides mean, up to and including a flow.
+
+    Sources are looked at (listings, hashes), nothing is computed. Raises ConfigError.
+    """
+    return build(load_config(preset, overrides), preset, upto=upto, gpus=gpus)
+
+
+def build(config: PipelineConfig, preset: str, *, upto: str = "all", gpus: int = -1) -> Pipeline:
+    """The stages of a configuration. Those after ``upto`` are left out, so their sources need not exist."""
+    if upto != "all" and upto not in FLOWS:
+        raise ConfigError(f"there is no stage {upto!r}; stages: {', '.join(FLOWS)}, all")
+    wanted = FLOWS if upto == "all" else FLOWS[: FLOWS.index(upto) + 1]
+    seed = config.seed
+    made: dict[str, Address] = {}
+    stages: list[Stage] = []
+
+    def inputs(*names: str) -> dict[str, Address]:
+        return {name: made[name] for name in names}
+
+    def add(stage: Stage) -> None:
+        made[stage.artifact] = stage.address
+        stages.append(stage)
+
+    add(Scrape(seed, {}, preset, config.scrape))
+    if "crop" in wanted:
+        add(Crop(seed, inputs("photos"), preset, config.crop))
+    if "dedup" in wanted:
+        add(TrainAutoencoder(seed, inputs("crops"), preset, config.dedup))
+        add(Codes(seed, inputs("crops", "autoencoder"), preset, config.dedup))
+        add(Dedup(seed, inputs("codes"), preset, config.dedup))
+    if "shard" in wanted:
+        add(Shard(seed, inputs("crops", "dedup"), preset, config.shard))
+    if "train" in wanted:
+        train = Train(seed, inputs("shards"), preset, config.train, config.shard, gpus)
+        size = train.spec.size
+        add(train)
+        if "evaluate" in wanted and upto != "analyze":
+            add(Features(seed, inputs("train"), preset, config.evaluate, size))
+            add(Scores(seed, inputs("features"), preset, config.evaluate, size))
+        if "analyze" in wanted:
+            add(Analyze(seed, inputs("train", "shards"), preset, config.analyze))
+        if "report" in wanted:
+            everything = inputs(
+                "photos", "crops", "autoencoder", "codes", "dedup", "shards", "train", "scores", "figures"
+            )
+            add(Report(seed, everything, preset, config))
+    return Pipeline(preset, config, tuple(stages))

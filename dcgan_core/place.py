@@ -1,0 +1,64 @@
+"""Where to run: root, backend, workers, addresses, all from ``DCGAN_*`` variables; never fingerprinted."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from dcgan_core.errors import ConfigError
+from dcgan_core.storage import Store
+
+
+class Place(BaseSettings):
+    """One machine or cluster, as the environment describes it."""
+
+    model_config = SettingsConfigDict(env_prefix="DCGAN_", frozen=True, use_attribute_docstrings=True)
+
+    root: str = "~/dcgan"
+    """Directory or fsspec url (`s3://bucket/prefix`) that holds all artifacts."""
+    backend: Literal["auto", "local", "ray"] = "auto"
+    """Who does the work: processes here, or Ray. `auto`: Ray in flows, processes on the command line."""
+    slots: Annotated[int, Field(ge=0)] = 0
+    """Parts worked on at once; 0: one per processor (of the machine, or of the Ray cluster)."""
+    train_workers: Annotated[int, Field(ge=1)] = 1
+    """Training workers; with GPUs, one GPU each."""
+    gpus: Annotated[int, Field(ge=-1)] = -1
+    """GPUs to use per training worker: 0 none, 1 one, -1 one where there is one."""
+    ray_address: str = ""
+    """Address of a running Ray cluster (`auto` inside one); empty: an embedded Ray for the run."""
+    s3_endpoint_url: str = ""
+    """Endpoint of an S3-compatible store; empty: AWS. Credentials come from the usual `AWS_*` variables."""
+
+    @field_validator("root")
+    @classmethod
+    def _absolute(cls, root: str) -> str:
+        # A worker starts flows in a directory of its own, so a relative root would move with it.
+        return root.rstrip("/") if "://" in root else str(Path(root).expanduser().absolute())
+
+    def store(self) -> Store:
+        """The store at the root."""
+        options = (("endpoint_url", self.s3_endpoint_url),) if self.s3_endpoint_url else ()
+        return Store(self.root, options if self.root.startswith("s3://") else ())
+
+    def worker_count(self) -> int:
+        """Parts worked on at once on this machine."""
+        return self.slots or processors()
+
+
+def load_place() -> Place:
+    """The place described by the environment; ConfigError names a variable that is wrong."""
+    try:
+        return Place()
+    except ValidationError as error:
+        problem = error.errors()[0]
+        name = f"DCGAN_{'_'.join(str(part) for part in problem['loc'])}".upper()
+        raise ConfigError(f"{name}: {problem['msg']} (got {problem['input']!r})") from None
+
+
+def processors() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

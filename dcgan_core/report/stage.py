@@ -1,0 +1,55 @@
+"""The stage `report`: all artifacts in, one self-contained page out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, cast
+
+from dcgan_core.artifacts import Receipt, write_part
+from dcgan_core.config import Json, PipelineConfig
+from dcgan_core.progress import Progress
+from dcgan_core.stage import Part, Stage, Summary
+from dcgan_core.storage import Store
+
+LATEST = "report/index.html"
+"""The newest report also lies here, under the root, where it can be bookmarked."""
+
+
+@dataclass(frozen=True)
+class Report(Stage):
+    """``index.html``: counts, pictures, figures, scores, configuration, links."""
+
+    artifact: ClassVar[str] = "report"
+    flow: ClassVar[str] = "report"
+    version: ClassVar[int] = 1
+    unit: ClassVar[str] = "pages"
+
+    config: PipelineConfig
+
+    def settings(self) -> dict[str, Json]:
+        return cast("dict[str, Json]", self.config.report.identity())
+
+    def plan(self, store: Store) -> Sequence[Part]:
+        return [
+            Part(
+                0,
+                self.part_key({name: self.input_manifest(store, name).content for name in self.inputs}),
+                None,
+            )
+        ]
+
+    def work(self, store: Store, part: Part, progress: Progress) -> Receipt:
+        from dcgan_core.report.gather import gather
+        from dcgan_core.report.page import render
+
+        manifests = {name: self.input_manifest(store, name) for name in self.inputs}
+        content = gather(store, manifests, self.config, self.preset)
+        # The page shows when and how fast things were made, so its bytes differ from run to run.
+        page = render(content, artifacts="../../..").encode()
+        file = write_part(store, self.address, "index.html", page, is_data=False)
+        store.write_bytes(LATEST, render(content, artifacts="../artifacts").encode())
+        return Receipt(part=0, key=part.key, files=(file,), counts={"pages": 1})
+
+    def finish(self, store: Store, receipts: Sequence[Receipt]) -> Summary:
+        return Summary(counts=receipts[0].counts)

@@ -1,0 +1,366 @@
+"""Where photos come from: each source lists its items, says what it is, and reads items back."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import tarfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import islice
+from typing import Any, Protocol
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dcgan_core.artifacts import fingerprint_of
+from dcgan_core.config import Json, ScrapeConfig
+from dcgan_core.errors import ConfigError
+from dcgan_core.storage import open_location
+
+
+@dataclass(frozen=True)
+class Item:
+    """One photo that a source offers. ``state`` changes when its bytes may have changed."""
+
+    key: str
+    locator: str
+    state: str = ""
+    size: int | None = None
+    offset: int | None = None
+    url: str | None = None
+    label: int | None = None
+    caption: str | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of an item. ``data`` is None unless ``status`` is "ok" so far."""
+
+    item: Item
+    status: str
+    reason: str = ""
+    data: bytes | None = None
+    http_status: int | None = None
+    etag: str | None = None
+    final_url: str | None = None
+    attempts: int = 1
+    seconds: float = 0.0
+
+
+class Source(Protocol):
+    """To add a source: write one of these and name it in ``open_source`` (see CONTRIBUTING)."""
+
+    def identity(self) -> dict[str, Json]:
+        """What the source is, for the fingerprint: content or listing, never a path."""
+        ...
+
+    def items(self) -> Sequence[Item]:
+        """All items, in an order in which new ones come last where that can be known."""
+        ...
+
+    def read(self, items: Sequence[Item]) -> Iterator[Outcome]:
+        """Bytes of the items, in their order; never raises for a single bad item."""
+        ...
+
+
+def open_source(config: ScrapeConfig, seed: int) -> Source:
+    """The source that the configuration names. ConfigError where it cannot be opened."""
+    if config.source == "demo":
+        from dcgan_core.scrape.web import DemoSource
+
+        return DemoSource(config, seed)
+    if not config.path:
+        raise ConfigError(
+            f"scrape.path is empty: say where the photos are, for example -o scrape.path=/data/photos "
+            f"(source {config.source!r}), or try --preset demo"
+        )
+    if config.source == "urls":
+        from dcgan_core.scrape.web import UrlSource
+
+        return UrlSource(config)
+    if config.source == "parquet":
+        return ParquetSource(config)
+    if config.source == "folder" and config.path.rstrip("/").endswith(".tar"):
+        return TarSource(config)
+    return FolderSource(config, classes=config.source == "imagefolder")
+
+
+def item_key(locator: str) -> str:
+    """A key of 16 hex digits: safe in tars (no dots), in paths and in urls."""
+    return hashlib.sha256(locator.encode()).hexdigest()[:16]
+
+
+def chunks(items: Sequence[Item], target: int) -> list[list[Item]]:
+    """Cut items into parts of about ``target``, at places that depend only on the items near them.
+
+    Adding, changing or removing items therefore changes only the parts they lie in (content-defined
+    chunking), whatever the history of the root. Parts hold between target/4 and target*4 items.
+    """
+    parts: list[list[Item]] = []
+    part: list[Item] = []
+    for item in items:
+        part.append(item)
+        cut = int(hashlib.sha256(f"cut:{item.key}".encode()).hexdigest()[:8], 16) % target == 0
+        if (cut and len(part) >= target // 4) or len(part) >= 4 * target:
+            parts.append(part)
+            part = []
+    if part:
+        parts.append(part)
+    return parts
+
+
+def listing_identity(items: Iterable[Item]) -> dict[str, Json]:
+    """Number of items and a hash over name, size and state of each."""
+    listed = [[item.locator, item.size, item.state, item.label] for item in items]
+    return {"items": len(listed), "listing": fingerprint_of(listed, length=64)}
+
+
+@dataclass(frozen=True)
+class FolderSource:
+    """Photos below a directory or fsspec prefix; with ``classes``, sub-directories are labels."""
+
+    config: ScrapeConfig
+    classes: bool = False
+
+    def identity(self) -> dict[str, Json]:
+        return listing_identity(self.items())
+
+    def items(self) -> Sequence[Item]:
+        return self._items
+
+    @cached_property
+    def _items(self) -> list[Item]:
+        fs, top = open_location(self.config.path, "scrape.path")
+        if fs.isfile(top):
+            raise ConfigError(
+                f"scrape.path {self.config.path} is a file: source 'folder' takes a directory or plain .tar "
+                "(decompress .tar.gz first); a list of urls is source 'urls', parquet is source 'parquet'"
+            )
+        found: list[tuple[str, dict[str, Any]]] = []
+        for path, info in fs.find(top, detail=True).items():
+            name = path[len(top) :].lstrip("/")
+            if not any(piece.startswith(".") for piece in name.split("/")):
+                found.append((name, info))
+        # Oldest first: photos added later come last, so that parts made from the others stay as they are.
+        found.sort(key=lambda entry: (str(_changed(entry[1])), entry[0]))
+        labels = self._labels([name for name, _ in found]) if self.classes else {}
+        items = [
+            Item(
+                key=item_key(name),
+                locator=name,
+                state=str(info.get("ETag") or info.get("etag") or _changed(info)),
+                size=int(info["size"]),
+                url=name,
+                label=labels.get(name.split("/")[0]),
+                caption=name.split("/")[0] if self.classes else None,
+            )
+            for name, info in found
+        ]
+        return items[: self.config.limit]
+
+    def _labels(self, names: list[str]) -> dict[str, int]:
+        loose = [name for name in names if "/" not in name]
+        if loose:
+            raise ConfigError(
+                f"scrape.path {self.config.path}: imagefolder wants a sub-directory a class, and {loose[0]} "
+                f"(and {len(loose) - 1} more) lie beside them; move them, or use source 'folder'"
+            )
+        return {name: index for index, name in enumerate(sorted({name.split("/")[0] for name in names}))}
+
+    def read(self, items: Sequence[Item]) -> Iterator[Outcome]:
+        fs, top = open_location(self.config.path, "scrape.path")
+        for item in items:
+            yield _read(fs, f"{top}/{item.locator}", item, self.config.max_bytes)
+
+
+@dataclass(frozen=True)
+class TarSource:
+    """Photos in a plain tar, read in place by their offsets."""
+
+    config: ScrapeConfig
+
+    def identity(self) -> dict[str, Json]:
+        return listing_identity(self.items())
+
+    def items(self) -> Sequence[Item]:
+        return self._items
+
+    @cached_property
+    def _items(self) -> list[Item]:
+        fs, path = open_location(self.config.path, "scrape.path")
+        items = []
+        try:
+            with fs.open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+                for member in islice((m for m in tar if m.isfile()), self.config.limit):
+                    items.append(
+                        Item(
+                            key=item_key(member.name),
+                            locator=member.name,
+                            state=str(member.mtime),
+                            size=member.size,
+                            offset=member.offset_data,
+                            url=member.name,
+                        )
+                    )
+        except tarfile.TarError as error:
+            raise ConfigError(
+                f"scrape.path {self.config.path}: not a whole plain tar ({error}, after "
+                f"{len(items)} members): get it again, or decompress it"
+            ) from None
+        return items
+
+    def read(self, items: Sequence[Item]) -> Iterator[Outcome]:
+        fs, path = open_location(self.config.path, "scrape.path")
+        for item in items:
+            yield _read(fs, path, item, self.config.max_bytes)
+
+
+@dataclass(frozen=True)
+class ParquetSource:
+    """Encoded images in a column of parquet files (a file, or all ``*.parquet`` below a prefix)."""
+
+    config: ScrapeConfig
+
+    def identity(self) -> dict[str, Json]:
+        return listing_identity(self.items())
+
+    def items(self) -> Sequence[Item]:
+        return self._items
+
+    @cached_property
+    def _items(self) -> list[Item]:
+        items: list[Item] = []
+        for fs, path, name in self._files():
+            with fs.open(path, "rb") as file:
+                reader = _parquet(file, path)
+                self._check_columns(reader.schema_arrow, path)
+                rows = reader.metadata.num_rows
+            state = _state(fs, path)
+            for row in range(rows):
+                locator = f"{name}#{row}"
+                items.append(Item(item_key(locator), locator, state, offset=row, url=locator))
+        return items[: self.config.limit]
+
+    def read(self, items: Sequence[Item]) -> Iterator[Outcome]:
+        files = {name: (fs, path) for fs, path, name in self._files()}
+        start = 0
+        while start < len(items):  # items of one file stand together
+            name = items[start].locator.rpartition("#")[0]
+            end = start
+            while end < len(items) and items[end].locator.rpartition("#")[0] == name:
+                end += 1
+            fs, path = files[name]
+            with fs.open(path, "rb") as file:
+                yield from self._read_rows(_parquet(file, path), items[start:end])
+            start = end
+
+    def _read_rows(self, reader: pq.ParquetFile, items: Sequence[Item]) -> Iterator[Outcome]:
+        has_label = self.config.label_column in reader.schema_arrow.names
+        columns = [self.config.image_column, *([self.config.label_column] if has_label else [])]
+        wanted = {item.offset: item for item in items}
+        first = 0
+        for group in range(reader.num_row_groups):
+            rows = reader.metadata.row_group(group).num_rows
+            here = [row for row in range(first, first + rows) if row in wanted]
+            if here:
+                table = reader.read_row_group(group, columns=columns).take([row - first for row in here])
+                for row, record in zip(here, table.to_pylist(), strict=True):
+                    value = record[self.config.image_column]
+                    data = value.get("bytes") if isinstance(value, dict) else value
+                    item = wanted[row]
+                    if has_label and record[self.config.label_column] is not None:
+                        item = replace(item, label=int(record[self.config.label_column]))
+                    yield _checked(item, data, self.config.max_bytes)
+            first += rows
+
+    def _files(self) -> list[tuple[fsspec.AbstractFileSystem, str, str]]:
+        fs, top = open_location(self.config.path, "scrape.path")
+        if fs.isfile(top):
+            return [(fs, top, top.rpartition("/")[2])]
+        paths = sorted(path for path in fs.find(top) if path.endswith(".parquet"))
+        return [(fs, path, path[len(top) :].lstrip("/")) for path in paths]
+
+    def _check_columns(self, schema: pa.Schema, path: str) -> None:
+        if self.config.image_column not in schema.names:
+            raise ConfigError(
+                f"{path} has no column {self.config.image_column!r} (it has: {', '.join(schema.names)}); "
+                "name it: -o scrape.image_column=..."
+            )
+
+
+@dataclass(frozen=True)
+class UrlList:
+    """Urls of a txt, csv or parquet file, with captions where there is a column of them."""
+
+    config: ScrapeConfig
+
+    @cached_property
+    def content(self) -> bytes:
+        fs, path = open_location(self.config.path, "scrape.path")
+        return fs.cat_file(path)
+
+    @cached_property
+    def entries(self) -> list[tuple[str, str | None]]:
+        """(url, caption) of each line or row, in order; blank lines and comments (#) are left out."""
+        ending = self.config.path.rpartition(".")[2].lower()
+        if ending == "parquet":
+            table = _parquet(pa.BufferReader(self.content), self.config.path).read().to_pylist()
+            rows = iter(table)
+        elif ending in ("csv", "tsv"):
+            text = self.content.decode("utf-8-sig")
+            rows = csv.DictReader(text.splitlines(), delimiter="," if ending == "csv" else "\t")
+        else:
+            lines = (line.strip() for line in self.content.decode("utf-8-sig").splitlines())
+            urls = [line for line in lines if line and not line.startswith("#")]
+            return [(url, None) for url in urls][: self.config.limit]
+        entries = []
+        for row in islice(rows, self.config.limit):
+            if self.config.url_column not in row:
+                raise ConfigError(
+                    f"{self.config.path} has no column {self.config.url_column!r} "
+                    f"(it has: {', '.join(map(str, row))}); name it: -o scrape.url_column=..."
+                )
+            caption = row.get(self.config.caption_column) if self.config.caption_column else None
+            entries.append((str(row[self.config.url_column] or "").strip(), caption))
+        return entries
+
+
+def _read(fs: fsspec.AbstractFileSystem, path: str, item: Item, max_bytes: int) -> Outcome:
+    if item.size is not None and item.size > max_bytes:
+        return Outcome(item, "too_large", f"{item.size} bytes, the limit is {max_bytes}")
+    start = item.offset
+    end = start + (item.size or 0) if start is not None else None
+    try:
+        data = fs.cat_file(path, start=start, end=end)
+    except OSError as error:
+        return Outcome(item, "read_failed", error.strerror or type(error).__name__)
+    if item.size is not None and len(data) < item.size:
+        return Outcome(item, "read_failed", f"{len(data)} of {item.size} bytes could be read")
+    return _checked(item, data, max_bytes)
+
+
+def _checked(item: Item, data: bytes | None, max_bytes: int) -> Outcome:
+    if not data:
+        return Outcome(item, "empty", "zero bytes")
+    if len(data) > max_bytes:
+        return Outcome(item, "too_large", f"{len(data)} bytes, the limit is {max_bytes}")
+    return Outcome(item, "ok", data=data)
+
+
+def _changed(info: dict[str, Any]) -> object:
+    return info.get("mtime") or info.get("LastModified") or info.get("last_modified") or ""
+
+
+def _state(fs: fsspec.AbstractFileSystem, path: str) -> str:
+    info = fs.info(path)
+    return f"{info['size']}-{info.get('ETag') or info.get('etag') or _changed(info)}"
+
+
+def _parquet(file: Any, path: str) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(file)
+    except pa.ArrowInvalid as error:
+        raise ConfigError(f"{path} is not a readable parquet file: {error}") from None

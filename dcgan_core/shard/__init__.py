@@ -1,0 +1,1 @@
+"""Kept crops as a WebDataset with an index, and the reader training uses."""

@@ -1,0 +1,1 @@
+"""Training: one torch-only loop under any runtime."""

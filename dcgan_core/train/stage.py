@@ -1,0 +1,110 @@
+"""The stage `train`: shards in, a trained pair of networks out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from dcgan_core.artifacts import Receipt
+from dcgan_core.config import Json, ShardConfig, TrainConfig
+from dcgan_core.errors import ConfigError, NotEnoughMemory
+from dcgan_core.models.specs import NetSpec, net_spec
+from dcgan_core.progress import Progress, silent
+from dcgan_core.stage import Part, Stage, Summary
+from dcgan_core.storage import Store
+
+if TYPE_CHECKING:
+    from dcgan_core.train.runtime import Runtime
+
+
+@dataclass(frozen=True)
+class Train(Stage):
+    """Weights, samples, metrics and checkpoints. One part, worked on by all training workers together."""
+
+    artifact: ClassVar[str] = "train"
+    flow: ClassVar[str] = "train"
+    version: ClassVar[int] = 1
+    unit: ClassVar[str] = "steps"
+    gang: ClassVar[bool] = True
+
+    config: TrainConfig
+    shard: ShardConfig
+    gpus: int = -1
+
+    def settings(self) -> dict[str, Json]:
+        return self.config.identity()
+
+    @property
+    def spec(self) -> NetSpec:
+        """The networks; ConfigError where they do not fit the images in the shards."""
+        config = self.config
+        spec = net_spec(config.net, size=config.size, width=config.width, z_size=config.z_size)
+        if spec.size != self.shard.size:
+            raise ConfigError(
+                f"train.net {config.net} draws {spec.size} px and the shards hold {self.shard.size} px: set "
+                f"shard.size={spec.size} or train.size={self.shard.size}"
+            )
+        return spec
+
+    def plan(self, store: Store) -> Sequence[Part]:
+        content = self.input_manifest(store, "shards").content
+        return [Part(0, self.part_key(content, self.spec.to_json()), None)]
+
+    def work(self, store: Store, part: Part, progress: Progress) -> Receipt:
+        from dcgan_core.train.runtime import LocalRuntime, local_device
+
+        runtime = LocalRuntime(local_device(self.gpus), progress)
+        return self.train(store, part.key, runtime, progress)
+
+    def train(self, store: Store, key: str, runtime: Runtime, progress: Progress = silent) -> Receipt:
+        """Train under any runtime; all ranks call it, rank 0's receipt counts."""
+        from dcgan_core.shard.reader import read_images
+        from dcgan_core.train.loop import finish, steps_of, train
+
+        if self.config.batch_size % runtime.world_size:
+            raise ConfigError(
+                f"train.batch_size {self.config.batch_size} cannot be split over {runtime.world_size} "
+                "workers: take a multiple of the number of workers (DCGAN_TRAIN_WORKERS)"
+            )
+        spec = self.spec
+        self._check_memory(spec, runtime)
+        shards = self.input_manifest(store, "shards")
+        data = read_images(store, shards, spec.size, progress)
+        run = train(data.pixels_N3SS, self.config, spec, self.seed, store, self.address, runtime)
+        images_seen = run.step * self.config.batch_size
+        counts = {
+            "samples": len(data),
+            "steps": steps_of(self.config, len(data)),
+            "images_seen": images_seen,
+            "g_updates": run.updates["g"],
+            "d_updates": run.updates["d"],
+        }
+        files = []
+        if runtime.rank == 0:
+            facts = {"seed": self.seed, "config": self.settings(), "counts": counts}
+            files = finish(run, spec, self.seed, self.config.batch_size, store, self.address, facts)
+        metrics = dict(run.log[-1]) if run.log else {}
+        return Receipt(part=0, key=key, files=tuple(files), counts=counts, metrics=metrics)
+
+    def finish(self, store: Store, receipts: Sequence[Receipt]) -> Summary:
+        return Summary(counts=receipts[0].counts, metrics=receipts[0].metrics)
+
+    def _check_memory(self, spec: NetSpec, runtime: Runtime) -> None:
+        import psutil
+        import torch
+
+        from dcgan_core.models.dcgan import training_bytes
+
+        needed = training_bytes(spec, self.config.batch_size // runtime.world_size)
+        if runtime.device.type == "cuda":
+            free = torch.cuda.mem_get_info(runtime.device)[0]
+        else:
+            free = psutil.virtual_memory().available // max(1, runtime.world_size)
+        if needed > free:
+            raise NotEnoughMemory(
+                f"training {spec.name} at {spec.size} px with batches of {self.config.batch_size}",
+                needed,
+                free,
+                "Lower train.batch_size or train.width, or use more workers (DCGAN_TRAIN_WORKERS)",
+            )
