@@ -224,10 +224,9 @@ def sample(
 @contextmanager
 def _backend(place: Place) -> Iterator[Backend]:
     if place.backend == "ray":
-        from tasks.backends import ray_backend  # only when asked for
+        from tasks.backends import RayBackend  # only when asked for
 
-        with ray_backend(place) as backend:
-            yield backend
+        yield RayBackend(place)  # an embedded Ray ends with this process
     else:
         yield LocalBackend(place.worker_count())
 

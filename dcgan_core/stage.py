@@ -135,7 +135,8 @@ FLOW_OF = {
 class Backend(Protocol):
     """Who does the parts. ``work`` yields a receipt as each part ends, in any order."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def work(
         self, stage: Stage, store: Store, parts: Sequence[Part], progress: Progress

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import fsspec
 from fsspec.core import url_to_fs
@@ -57,12 +57,12 @@ class Store:
         with _translated(self.uri(path)):
             if self.is_local:
                 return self.local_path(path).read_bytes()
-            return self._fs().cat_file(self._full(path))
+            return read_whole(self._fs(), self._full(path))
 
     def read_range(self, path: str, start: int, end: int) -> bytes:
         """Bytes [start, end) of a file."""
         with _translated(self.uri(path)):
-            return self._fs().cat_file(self._full(path), start=start, end=end)
+            return read_whole(self._fs(), self._full(path), start, end)
 
     def write_bytes(self, path: str, data: bytes) -> None:
         """Write a file atomically: readers see the old content or the new, never a part."""
@@ -182,6 +182,13 @@ class Store:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def read_whole(
+    fs: fsspec.AbstractFileSystem, path: str, start: int | None = None, end: int | None = None
+) -> bytes:
+    """Content of a file of any fsspec file system, or its bytes [start, end)."""
+    return cast("bytes", fs.cat_file(path, start=start, end=end))
 
 
 def sha256_hex(data: bytes) -> str:

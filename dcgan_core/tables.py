@@ -23,7 +23,12 @@ def encode_table(table: pa.Table) -> bytes:
     binary = {field.name for field in table.schema if pa.types.is_large_binary(field.type)}
     compression = {name: "none" if name in binary else "zstd" for name in table.schema.names}
     plain = [name for name in table.schema.names if name not in binary]
-    pq.write_table(table, sink, compression=compression, use_dictionary=plain, write_statistics=plain)
+    options: dict[str, Any] = {
+        "compression": compression,
+        "use_dictionary": plain,
+        "write_statistics": plain,
+    }
+    pq.write_table(table, sink, **options)
     return sink.getvalue().to_pybytes()
 
 

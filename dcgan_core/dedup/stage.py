@@ -120,8 +120,7 @@ class TrainAutoencoder(Stage):
             progress(done, len(files), "reading crops")
             crops = _crops(store, manifest, file.name)
             if wanted < 1:  # by key, so that the sample of a part does not depend on the other parts
-                chosen = [_share(key, self.seed) < wanted for key in crops["key"]]
-                crops = crops[chosen]
+                crops = crops.loc[[_share(key, self.seed) < wanted for key in crops["key"]]]
             thumbs += _thumbnails(crops)
         return np.stack(thumbs)
 
@@ -155,12 +154,8 @@ class Codes(Stage):
         crops = _crops(store, self.input_manifest(store, "crops"), part.payload)
         thumbs = _thumbnails(crops)
         packed = encode(model, np.stack(thumbs), thresholds) if thumbs else np.empty((0, 0), np.uint8)
-        rows = [
-            {**row, "code": code.tobytes()}
-            for row, code in zip(
-                crops[["key", "score", "sharpness", "side"]].to_dict("records"), packed, strict=True
-            )
-        ]
+        table = crops[["key", "score", "sharpness", "side"]].assign(code=[code.tobytes() for code in packed])
+        rows = pa.Table.from_pandas(table, schema=CODES, preserve_index=False).to_pylist()
         file = write_rows(store, self.address, f"codes-{part.index:05d}.parquet", rows, CODES)
         return Receipt(part=part.index, key=part.key, files=(file,), counts={"crops": len(rows)})
 
@@ -219,11 +214,11 @@ class Dedup(Stage):
         table = pa.Table.from_pandas(rows, schema=DEDUP, preserve_index=False)
         data = encode_table(table.replace_schema_metadata(None))
         file = write_part(store, self.address, "dedup-00000.parquet", data, rows=len(rows))
-        sizes = rows.groupby("group").size()
+        sizes = np.bincount(groups.group_N)
         counts = {
             "crops": len(rows),
-            "kept": int(rows["keep"].sum()),
-            "near_duplicates": int((~rows["keep"]).sum()),
+            "kept": len(sizes),
+            "near_duplicates": len(rows) - len(sizes),
             "groups_of_duplicates": int((sizes > 1).sum()),
             "largest_group": int(sizes.max()),
         }
@@ -247,7 +242,7 @@ def _crops(store: Store, manifest: Manifest, name: str) -> pd.DataFrame:
     """The usable crops of one part."""
     columns = ["key", "status", "score", "sharpness", "width", "height", "image"]
     table = read_rows(store, manifest.address, manifest.named(name)[0], columns).to_pandas()
-    table = table[table["status"] == "ok"].reset_index(drop=True)
+    table = table.loc[table["status"] == "ok"].reset_index(drop=True)
     table["side"] = table[["width", "height"]].min(axis=1).astype(np.int32)
     return table
 

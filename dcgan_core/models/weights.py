@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from dcgan_core.errors import ConfigError
 from dcgan_core.models.dcgan import Discriminator, Generator
 from dcgan_core.models.specs import NetSpec, net_spec, spec_from_json
-from dcgan_core.storage import open_location
+from dcgan_core.storage import open_location, read_whole
 
 
 @dataclass(frozen=True)
@@ -86,14 +86,14 @@ def load_model(folder: str | Path, options: dict[str, Any] | None = None) -> Mod
         raise ConfigError(
             f"{folder} holds no model.json; give the folder of a train artifact (dcgan list artifacts)"
         )
-    spec = spec_from_json(json.loads(fs.cat_file(f"{top}/model.json"))["spec"])
+    spec = spec_from_json(json.loads(read_whole(fs, f"{top}/model.json"))["spec"])
     generator, discriminator = Generator(spec), Discriminator(spec)
-    load_net(generator, fs.cat_file(f"{top}/generator.safetensors"))
-    load_net(discriminator, fs.cat_file(f"{top}/discriminator.safetensors"))
+    load_net(generator, read_whole(fs, f"{top}/generator.safetensors"))
+    load_net(discriminator, read_whole(fs, f"{top}/discriminator.safetensors"))
     ema = None
     if fs.exists(f"{top}/ema.safetensors"):
         ema = Generator(spec)
-        load_net(ema, fs.cat_file(f"{top}/ema.safetensors"))
+        load_net(ema, read_whole(fs, f"{top}/ema.safetensors"))
     return Model(spec, generator.eval(), discriminator.eval(), ema)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
-from typing import Any, Protocol
+from typing import IO, Any, Protocol, cast
 
 import fsspec
 import pyarrow as pa
@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from dcgan_core.artifacts import fingerprint_of
 from dcgan_core.config import Json, ScrapeConfig
 from dcgan_core.errors import ConfigError
-from dcgan_core.storage import open_location
+from dcgan_core.storage import open_location, read_whole
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,8 @@ class FolderSource:
                 "(decompress .tar.gz first); a list of urls is source 'urls', parquet is source 'parquet'"
             )
         found: list[tuple[str, dict[str, Any]]] = []
-        for path, info in fs.find(top, detail=True).items():
+        listing = cast("dict[str, dict[str, Any]]", fs.find(top, detail=True))
+        for path, info in listing.items():
             name = path[len(top) :].lstrip("/")
             if not any(piece.startswith(".") for piece in name.split("/")):
                 found.append((name, info))
@@ -193,7 +194,7 @@ class TarSource:
         fs, path = open_location(self.config.path, "scrape.path")
         items = []
         try:
-            with fs.open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            with fs.open(path, "rb") as file, tarfile.open(fileobj=cast("IO[bytes]", file), mode="r:") as tar:
                 for member in islice((m for m in tar if m.isfile()), self.config.limit):
                     items.append(
                         Item(
@@ -300,7 +301,7 @@ class UrlList:
     @cached_property
     def content(self) -> bytes:
         fs, path = open_location(self.config.path, "scrape.path")
-        return fs.cat_file(path)
+        return read_whole(fs, path)
 
     @cached_property
     def entries(self) -> list[tuple[str, str | None]]:
@@ -315,7 +316,7 @@ class UrlList:
         else:
             lines = (line.strip() for line in self.content.decode("utf-8-sig").splitlines())
             urls = [line for line in lines if line and not line.startswith("#")]
-            return [(url, None) for url in urls][: self.config.limit]
+            return [(url, None) for url in urls[: self.config.limit]]
         entries = []
         for row in islice(rows, self.config.limit):
             if self.config.url_column not in row:
@@ -334,7 +335,7 @@ def _read(fs: fsspec.AbstractFileSystem, path: str, item: Item, max_bytes: int) 
     start = item.offset
     end = start + (item.size or 0) if start is not None else None
     try:
-        data = fs.cat_file(path, start=start, end=end)
+        data = read_whole(fs, path, start, end)
     except OSError as error:
         return Outcome(item, "read_failed", error.strerror or type(error).__name__)
     if item.size is not None and len(data) < item.size:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pyarrow as pa
-import webdataset
+from webdataset.writer import TarWriter
 
 from dcgan_core import images
 from dcgan_core.storage import sha256_hex
@@ -55,7 +55,7 @@ def write_tar(samples: Iterable[Sample]) -> tuple[bytes, list[dict[str, object]]
     """A WebDataset tar of the samples in their order (``.jpg`` or ``.png``, and ``.cls``), and its index."""
     file = io.BytesIO()
     by_name = {}
-    with webdataset.TarWriter(file, user="dcgan", group="dcgan", mode=0o444, mtime=0.0, encoder=False) as tar:
+    with TarWriter(file, user="dcgan", group="dcgan", mode=0o444, mtime=0.0, encoder=False) as tar:
         for sample in samples:
             entry: dict[str, str | bytes] = {"__key__": sample.key, sample.extension: sample.data}
             if sample.label is not None:

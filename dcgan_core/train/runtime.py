@@ -14,9 +14,14 @@ from dcgan_core.progress import Progress, silent
 class Runtime(Protocol):
     """What the loop asks of its surroundings; all ranks call everything equally often."""
 
-    rank: int
-    world_size: int
-    device: torch.device
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def world_size(self) -> int: ...
+
+    @property
+    def device(self) -> torch.device: ...
 
     def average_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Replace each gradient by its mean over all ranks."""

@@ -1,0 +1,1 @@
+"""What runs after what: one Prefect flow per stage, and the whole pipeline."""

@@ -1,0 +1,85 @@
+"""Doing a stage's parts on Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dcgan_core.artifacts import Receipt
+from dcgan_core.backend import LocalBackend
+from dcgan_core.errors import ClusterError, DcganError, TransientError
+from dcgan_core.place import Place
+from dcgan_core.progress import Progress, silent
+from dcgan_core.stage import Backend, Part, Stage, perform
+from dcgan_core.storage import Store
+from tasks.board import BoardProgress, board_actor, show
+from tasks.cluster import cluster_processors, connect
+
+_TRIES_AFTER_A_LOST_WORKER = 3
+_POLL_SECONDS = 1.0
+
+
+def backend_of(place: Place) -> Backend:
+    """The backend of flows: Ray unless the place says local."""
+    return LocalBackend(place.worker_count()) if place.backend == "local" else RayBackend(place)
+
+
+@dataclass(frozen=True)
+class RayBackend:
+    """Parts as Ray tasks of one processor each; training as a Ray Train run."""
+
+    place: Place
+    name: str = "ray"
+
+    def work(
+        self, stage: Stage, store: Store, parts: Sequence[Part], progress: Progress
+    ) -> Iterator[Receipt]:
+        """Yield a receipt as each part ends; errors of ours come out as they were raised."""
+        if not parts:
+            return
+        ray = connect(self.place)
+        if stage.gang:
+            from tasks.training import train_on_ray
+
+            yield train_on_ray(stage, store, parts[0], self.place, progress)
+            return
+        slots = self.place.slots or cluster_processors(ray)
+        yield from _spread(ray, stage, store, parts, slots, progress)
+
+
+def _spread(
+    ray: Any, stage: Stage, store: Store, parts: Sequence[Part], slots: int, progress: Progress
+) -> Iterator[Receipt]:
+    do = ray.remote(perform).options(
+        name=stage.artifact,
+        num_cpus=1,
+        max_retries=_TRIES_AFTER_A_LOST_WORKER,
+        retry_exceptions=[TransientError],
+    )
+    alone = len(parts) == 1
+    board = board_actor(ray) if alone else None  # only then is progress inside a part shown
+    inner = BoardProgress(board) if board else silent
+    stage_ref, store_ref = ray.put(stage), ray.put(store)
+    waiting, running = list(parts), []
+    while waiting or running:
+        while waiting and len(running) < 2 * slots:
+            running.append(do.remote(stage_ref, store_ref, waiting.pop(0), inner))
+        ready, running = ray.wait(running, timeout=_POLL_SECONDS)
+        if board:
+            show(ray, board, progress)
+        for reference in ready:
+            yield _receipt(ray, reference, stage)
+
+
+def _receipt(ray: Any, reference: Any, stage: Stage) -> Receipt:
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause
+        raise (cause if isinstance(cause, DcganError) else error) from None
+    except ray.exceptions.RayError as error:
+        raise ClusterError(
+            f"{stage.artifact}: Ray lost a worker ({type(error).__name__}: {error}); run it again: finished "
+            "parts are kept. DCGAN_SLOTS=1 uses less memory"
+        ) from error

@@ -1,0 +1,51 @@
+"""A notice board in the cluster: workers write how far they are, the driver reads it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from dcgan_core.errors import DcganError
+from dcgan_core.progress import Progress
+
+
+class Board:
+    """The latest progress, and an error that makes further tries pointless."""
+
+    def __init__(self) -> None:
+        self._progress: tuple[float, float, str] | None = None
+        self._error: DcganError | None = None
+
+    def write(self, done: float, total: float, note: str) -> None:
+        self._progress = (done, total, note)
+
+    def read(self) -> tuple[float, float, str] | None:
+        return self._progress
+
+    def fail(self, error: DcganError) -> None:
+        self._error = error
+
+    def error(self) -> DcganError | None:
+        return self._error
+
+
+@dataclass(frozen=True)
+class BoardProgress:
+    """Progress that goes to a board; does not wait for it."""
+
+    board: Any
+
+    def __call__(self, done: float, total: float, note: str) -> None:
+        self.board.write.remote(done, total, note)
+
+
+def board_actor(ray: Any) -> Any:
+    """A new board; it takes no processor and ends with its last handle."""
+    return ray.remote(Board).options(num_cpus=0).remote()
+
+
+def show(ray: Any, board: Any, progress: Progress) -> None:
+    """Hand the board's latest progress on."""
+    latest = ray.get(board.read.remote())
+    if latest is not None:
+        progress(*latest)

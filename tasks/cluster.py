@@ -1,0 +1,48 @@
+"""The Ray cluster of a run: one that is there, or an embedded one that ends with the process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from typing import Any
+
+from dcgan_core.errors import ClusterError
+from dcgan_core.place import Place, processors
+
+_starting = threading.Lock()
+_EMBEDDED_OBJECT_STORE_BYTES = 256 * 2**20  # parts travel through the root, not through Ray
+
+
+def connect(place: Place) -> Any:
+    """The ``ray`` module, connected; embedded where no address is set. ClusterError if that fails."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # tasks without GPUs may still see them
+    import ray  # heavy: only when there is work
+
+    with _starting:
+        if ray.is_initialized():
+            return ray
+        try:
+            if place.ray_address:
+                ray.init(address=place.ray_address, logging_level=logging.WARNING, log_to_driver=False)
+            else:
+                ray.init(
+                    num_cpus=place.slots or processors(),
+                    include_dashboard=False,
+                    object_store_memory=_EMBEDDED_OBJECT_STORE_BYTES,
+                    logging_level=logging.WARNING,
+                    log_to_driver=False,
+                )
+        except (ConnectionError, RuntimeError, TimeoutError) as error:
+            where = place.ray_address or "embedded"
+            raise ClusterError(
+                f"cannot reach Ray ({where}): {error}; check DCGAN_RAY_ADDRESS, or leave it empty for "
+                "an embedded Ray"
+            ) from error
+    return ray
+
+
+def cluster_processors(ray: Any) -> int:
+    """Processors of the whole cluster."""
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))

@@ -1,0 +1,49 @@
+"""Where the newest results lie, in words for the terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.panel import Panel
+
+from dcgan_core.artifacts import Manifest, all_manifests
+from dcgan_core.place import load_place
+from dcgan_core.report.stage import LATEST
+from dcgan_core.storage import Store
+
+
+def say_where() -> None:
+    """Print the report's path, the sample pictures and the scores of the newest run under the root."""
+    place = load_place()
+    store = place.store()
+    lines = [f"[bold]Report[/]    {store.uri(LATEST)}"]
+    lines += [f"[bold]Samples[/]   {picture}" for picture in _pictures(store)]
+    lines += [f"[bold]Scores[/]    {line}" for line in _scores(store)]
+    lines += ["", f"Everything lies under {place.root}. Look around: [bold].venv/bin/dcgan list[/]"]
+    console = Console(soft_wrap=True)
+    console.print(Panel.fit("\n".join(lines), title="done", border_style="green"), soft_wrap=True)
+
+
+def _pictures(store: Store) -> list[str]:
+    found = []
+    for manifest in _latest(store, "figures") + _latest(store, "train"):
+        wanted = manifest.named("samples-") or manifest.named("samples/ema-")[-1:]
+        found += [
+            store.uri(manifest.address.part_path(file.name)) for file in wanted if _is_picture(file.name)
+        ]
+    return found
+
+
+def _scores(store: Store) -> list[str]:
+    return [
+        f"{name}: " + ", ".join(f"{accuracy:.1%} {features}" for features, accuracy in rows.items())
+        for manifest in _latest(store, "scores")
+        for name, rows in manifest.metrics["accuracy"].items()
+    ]
+
+
+def _latest(store: Store, artifact: str) -> list[Manifest]:
+    return all_manifests(store, artifact)[-1:]
+
+
+def _is_picture(name: str) -> bool:
+    return name.endswith(".png")
