@@ -32,8 +32,8 @@ class LocalBackend:
             return
         context = multiprocessing.get_context("spawn")  # fork is unsafe once torch has threads
         with ProcessPoolExecutor(min(self.slots, len(parts)), mp_context=context) as pool:
-            futures = [pool.submit(perform, stage, store, part) for part in parts]
             try:
+                futures = [pool.submit(perform, stage, store, part) for part in parts]
                 for future in as_completed(futures):
                     yield future.result()
             except BrokenProcessPool:

@@ -38,7 +38,7 @@ def effort(default: Any, **limits: Any) -> Any:
 class Section(BaseModel):
     """Base of all sections: frozen, no unknown keys, the docstring under a field is its description."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     def identity(self, *fields: str) -> dict[str, Json]:
         """The fingerprinted fields (all, or those named) as JSON values."""
@@ -140,12 +140,14 @@ class DedupConfig(Section):
     sample_size: PositiveInt = 100_000
     """Largest number of crops the autoencoder is trained on, drawn by seed."""
     noise: Annotated[float, Field(ge=0.0)] = 0.1
-    """Standard deviation of the Gaussian noise on inputs in [0, 1] (denoising)."""
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.2
-    """Dropout rate on the inputs while training."""
-    epochs: PositiveInt = 30
+    """Standard deviation of the Gaussian noise on inputs (denoising); the inputs' own is 1."""
+    shift: Annotated[int, Field(ge=0, le=8)] = 1
+    """Largest shift of the inputs in pixels while training, so that codes do not hang on the crop's edges."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    """Dropout rate on the code units while training."""
+    epochs: PositiveInt = 10
     """Passes over the sample; small sets are repeated until `min_steps` is reached."""
-    min_steps: PositiveInt = 1500
+    min_steps: PositiveInt = 600
     """Smallest number of optimiser steps, so that small sets train long enough."""
     batch_size: PositiveInt = 128
     """Thumbnails per optimiser step."""
@@ -153,8 +155,9 @@ class DedupConfig(Section):
     """Adam's step size."""
     threshold: Literal["zero", "median"] = "zero"
     """A bit is set where the code unit is above zero, or above its median over the autoencoder's sample."""
-    radius: Annotated[int, Field(ge=0, le=32)] = 0
-    """Crops whose codes differ in at most this many bits are duplicates (0: equal codes, as the paper)."""
+    radius: Annotated[int, Field(ge=0, le=32)] = 8
+    """Crops whose codes differ in at most this many bits are duplicates. 0 means equal codes, as in the
+    paper; docs/architecture.md says why 8 is the default."""
 
 
 class ShardConfig(Section):
@@ -245,6 +248,14 @@ class EvaluateConfig(Section):
     batch_norm: Literal["recalibrated", "running", "batch"] = "recalibrated"
     """Statistics of D's batch norm for features: means over training batches, running averages, or the
     batch's own (the authors')."""
+
+    @field_validator("sets")
+    @classmethod
+    def _names_differ(cls, sets: tuple[LabelledSet, ...]) -> tuple[LabelledSet, ...]:
+        names = [each.name for each in sets]
+        if len(set(names)) < len(names):
+            raise ValueError(f"the names of labelled sets must differ: {', '.join(names)}")
+        return sets
 
 
 class AnalyzeConfig(Section):

@@ -139,5 +139,5 @@ class TrainingDiverged(DcganError):
     def __str__(self) -> str:
         return (
             f"training diverged at step {self.step}: {self.metric} is {self.value}. "
-            "Lower train.learning_rate, or start again from another seed (-o seed=...)"
+            "Lower the learning rate, or start again from another seed (-o seed=...)"
         )

@@ -37,6 +37,7 @@ class Place(BaseSettings):
     @classmethod
     def _absolute(cls, root: str) -> str:
         # A worker starts flows in a directory of its own, so a relative root would move with it.
+        root = root.removeprefix("file://")
         return root.rstrip("/") if "://" in root else str(Path(root).expanduser().absolute())
 
     def store(self) -> Store:

@@ -7,6 +7,7 @@ import subprocess
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -324,7 +325,8 @@ def _reuse(
     for part in parts:
         if part.index not in done and part.key in known:
             edition, receipt = known[part.key]
-            done[part.index] = _take_over(store, edition.address, address, receipt, part)
+            with suppress(FileNotFoundError):  # an edition that lost a file: the part is done again
+                done[part.index] = _take_over(store, edition.address, address, receipt, part)
     return done
 
 

@@ -13,13 +13,15 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.logging import get_run_logger
 
-from dcgan_core.artifacts import Manifest, read_manifest, read_part
+from dcgan_core.artifacts import Manifest, PartFile, read_manifest, read_part
 from dcgan_core.images import data_uri
 from dcgan_core.stage import Artifact, Stage
 from dcgan_core.storage import Store
 
 _UPDATE_SECONDS = 2.0
+_LOG_SECONDS = 15.0
 
 
 class ProgressArtifact:
@@ -29,6 +31,7 @@ class ProgressArtifact:
         self._artifact, self._unit = artifact, unit
         self._id: UUID | None = None
         self._shown = 0.0
+        self._logged = time.monotonic()
 
     def __enter__(self) -> ProgressArtifact:
         return self
@@ -39,7 +42,10 @@ class ProgressArtifact:
             return
         self._shown = now
         share = 100.0 * done / total if total else 100.0
-        text = f"{self._artifact}: {done:,.0f} of {total:,.0f} {self._unit} {note}"
+        text = f"{self._artifact}: {done:,.0f} of {total:,.0f} {self._unit}  {note}".rstrip()
+        if now - self._logged >= _LOG_SECONDS:
+            self._logged = now
+            get_run_logger().info(text)
         if self._id is None:
             created = create_progress_artifact(share, key=f"{self._artifact}-progress", description=text)
             self._id = created if isinstance(created, UUID) else None
@@ -81,7 +87,7 @@ def _summary(manifest: Manifest, artifact: Artifact) -> str:
     return "\n".join(lines)
 
 
-def _pictures(manifest: Manifest) -> list:
+def _pictures(manifest: Manifest) -> list[PartFile]:
     if manifest.artifact == "train":
         return manifest.named("samples/ema-")[-1:] or manifest.named("samples/")[-1:]
     if manifest.artifact == "figures":

@@ -33,11 +33,13 @@ def main() -> int:
         return 2
     os.environ["PREFECT_API_URL"] = API
     os.environ.setdefault("PREFECT_SERVER_UI_API_URL", API)
+    os.environ.setdefault("PREFECT_WORKER_QUERY_SECONDS", "2")  # this server has only us to serve
     signal.signal(signal.SIGTERM, _as_interrupt)
     children: list[subprocess.Popen[bytes]] = []
     try:
         server = _start(["server", "start", "--host", HOST, "--port", str(PORT)], children)
         _wait_for(server)
+        print(f"making the work pool {POOL} and the deployments of prefect.yaml", flush=True)
         _once(["work-pool", "create", POOL, "--type", "process", "--overwrite"], project)
         _once(["--no-prompt", "deploy", "--all"], project)
         _start(["worker", "start", "--pool", POOL, "--name", f"{POOL}-{socket.gethostname()}"], children)
@@ -59,7 +61,10 @@ def _start(arguments: Sequence[str], children: list[subprocess.Popen[bytes]]) ->
 
 
 def _once(arguments: Sequence[str], project: Path) -> None:
-    subprocess.run([*_PREFECT, *arguments], cwd=project, check=True)  # noqa: S603
+    done = subprocess.run([*_PREFECT, *arguments], cwd=project, capture_output=True, text=True)  # noqa: S603
+    if done.returncode:  # its long report is of interest only then
+        print(done.stdout, done.stderr, sep="\n", file=sys.stderr)
+        raise SystemExit(f"prefect {' '.join(arguments)} failed with code {done.returncode}")
 
 
 def _wait_for(server: subprocess.Popen[bytes]) -> None:

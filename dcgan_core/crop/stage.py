@@ -60,8 +60,9 @@ class Crop(Stage):
 
     def settings(self) -> dict[str, Json]:
         settings = self.config.identity()
+        del settings["weights_sha256"]  # counts as source, given or found
         if self.config.method != "yunet":
-            del settings["min_score"], settings["weights_sha256"]
+            del settings["min_score"]
         return settings
 
     def source(self) -> dict[str, Json]:
@@ -74,7 +75,7 @@ class Crop(Stage):
                 "(-o crop.weights=...), or use crop.method=haar, which needs none"
             )
         if self.config.weights_sha256:
-            return {"weights_sha256": self.config.weights_sha256}
+            return {"weights_sha256": self.config.weights_sha256.lower()}
         path = Path(self.config.weights).expanduser()
         if not path.is_file():
             raise ConfigError(
@@ -151,13 +152,15 @@ class _CenterCutter:
         side = min(height, width)
         square = images.center_square(rgb)
         header = images.read_header(data, MAX_PIXELS)
+        scale = max(header.width, header.height) / max(height, width)  # decoded smaller than it is
         # A picture that is right as it came is kept as it came.
         untouched = (header.width, header.height) == (size, size) and header.format in ("jpeg", "png")
         if not untouched:
             square = images.resize(square, size)
             data = images.encode_jpeg(square, self.config.jpeg_quality)
-        box = [(width - side) // 2, (height - side) // 2, side]
-        measured = {"score": 1.0, "sharpness": sharpness(square), "width": side, "height": side}
+        box = [(width - side) // 2 * scale, (height - side) // 2 * scale, side * scale]
+        full_side = round(side * scale)
+        measured = {"score": 1.0, "sharpness": sharpness(square), "width": full_side, "height": full_side}
         return [{**row, "status": "ok", "box": box, "image": data, **measured}]
 
 

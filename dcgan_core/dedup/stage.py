@@ -51,6 +51,7 @@ _ENCODER_FIELDS = (
     "code_bits",
     "sample_size",
     "noise",
+    "shift",
     "dropout",
     "epochs",
     "min_steps",
@@ -88,6 +89,7 @@ class TrainAutoencoder(Stage):
             thumbs,
             code_bits=config.code_bits,
             noise=config.noise,
+            shift=config.shift,
             dropout=config.dropout,
             epochs=config.epochs,
             min_steps=config.min_steps,
@@ -122,7 +124,7 @@ class TrainAutoencoder(Stage):
             if wanted < 1:  # by key, so that the sample of a part does not depend on the other parts
                 crops = crops.loc[[_share(key, self.seed) < wanted for key in crops["key"]]]
             thumbs += _thumbnails(crops)
-        return np.stack(thumbs)
+        return np.stack(thumbs) if thumbs else np.empty((0, 3, 32, 32), np.uint8)
 
 
 @dataclass(frozen=True)
@@ -195,12 +197,12 @@ class Dedup(Stage):
 
     def work(self, store: Store, part: Part, progress: Progress) -> Receipt:
         from dcgan_core.dedup.groups import group
-        from dcgan_core.dedup.neighbours import distances, pairs_within
+        from dcgan_core.dedup.neighbours import distances, links_within
 
         table = read_all(store, self.input_manifest(store, "codes"), "codes-").to_pandas()
         table = table.sort_values("key", ignore_index=True)
         codes = np.stack([np.frombuffer(code, np.uint8) for code in table["code"]])
-        groups = group(len(table), pairs_within(codes, self.config.radius), quality_rank(table))
+        groups = group(len(table), links_within(codes, self.config.radius), quality_rank(table))
         own = np.arange(len(table))
         rows = pd.DataFrame(
             {

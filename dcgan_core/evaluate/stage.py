@@ -65,7 +65,7 @@ class _OverSets(Stage):
     def parts(self, content: str) -> list[Part]:
         """A part per set; its key names the input's content and the set's."""
         return [
-            Part(index, self.part_key(content, self._sets[spec.name], self.size), spec)
+            Part(index, self.part_key(content, spec.name, self._sets[spec.name], self.size), spec)
             for index, spec in enumerate(self.config.sets)
         ]
 

@@ -104,7 +104,8 @@ def parameter_count(net: nn.Module) -> int:
 
 def training_bytes(spec: NetSpec, batch_size: int) -> int:
     """A rough upper bound of the memory of one training step in float32: weights, Adam, kept activations."""
-    generator, discriminator = Generator(spec), Discriminator(spec)
+    with torch.device("meta"):  # takes no memory, however large they are
+        generator, discriminator = Generator(spec), Discriminator(spec)
     weights = (
         4 * 4 * (parameter_count(generator) + parameter_count(discriminator))
     )  # value, gradient, two moments

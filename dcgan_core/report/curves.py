@@ -30,9 +30,10 @@ def curves_svg(name: str, lines: Sequence[Line], limits: tuple[float, float] | N
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
-    style = {"svg.hashsalt": name, "svg.fonttype": "none", "font.size": 9.5, "axes.linewidth": 0.8}
-    with matplotlib.rc_context(style):
+    # Salted, so that ids are the same each time; text stays text, set in the page's own font.
+    with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "none", "font.size": 9.5}):
         figure = Figure(figsize=(5.4, 2.9), layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
@@ -47,9 +48,14 @@ def curves_svg(name: str, lines: Sequence[Line], limits: tuple[float, float] | N
         axes.grid(axis="y", color=_RULE, linewidth=0.8)
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.spines["bottom"].set_color(_INK)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
         axes.legend(
-            loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, labelcolor=_INK, borderaxespad=0.2
+            loc="lower left",
+            bbox_to_anchor=(0, 1),
+            ncols=2,
+            frameon=False,
+            labelcolor=_INK,
+            borderaxespad=0.2,
         )
         text = io.StringIO()
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})

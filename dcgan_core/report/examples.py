@@ -1,4 +1,4 @@
-"""Example pictures and reasons out of photos, crops and dedup; of large artifacts only a few parts are read."""
+"""Example pictures and reasons out of photos, crops and dedup; of large artifacts few parts are read."""
 
 from __future__ import annotations
 
@@ -99,7 +99,9 @@ def group_examples(
     widest = groups.sort_values(["max", "group"], ascending=[False, True])["group"].head(max(1, count // 3))
     others = groups[~groups["group"].isin(widest)]["group"].sort_values()
     chosen = [*widest, *others.iloc[spread(len(others), count - len(widest))]]
-    members = table[table["group"].isin(chosen)].sort_values(["keep", "distance", "key"], ascending=[False, True, True])
+    members = table[table["group"].isin(chosen)].sort_values(
+        ["keep", "distance", "key"], ascending=[False, True, True]
+    )
     shown = {name: rows.head(MEMBERS_SHOWN) for name, rows in members.groupby("group", sort=False)}
     sizes = members.groupby("group").size()
     keys = {key for rows in shown.values() for key in rows["key"]}

@@ -48,9 +48,7 @@ _GRID_PAD = 2
 _SHEET_QUALITY = 90
 
 
-def gather(
-    store: Store, manifests: Mapping[str, Manifest], config: PipelineConfig, preset: str
-) -> Content:
+def gather(store: Store, manifests: Mapping[str, Manifest], config: PipelineConfig, preset: str) -> Content:
     """The content of a report over artifacts by kind (``photos``, ``crops``, ``train``, ...).
 
     Sections whose artifact is not among them are empty. Raises CorruptArtifact where a file differs from
@@ -163,8 +161,7 @@ def _training(store: Store, manifests: Mapping[str, Manifest]) -> Training | Non
     spec = json.loads(_only(store, train, "model.json"))["spec"]
     log = [json.loads(line) for line in _only(store, train, "metrics.jsonl").splitlines()]
     series = {
-        weights: train.named(f"samples/{prefix}-")
-        for weights, prefix in (("ema", "ema"), ("plain", "step"))
+        weights: train.named(f"samples/{prefix}-") for weights, prefix in (("ema", "ema"), ("plain", "step"))
     }
     followed = "plain" if series["plain"] else "ema"
     last = len(series[followed]) - 1
@@ -180,7 +177,7 @@ def _training(store: Store, manifests: Mapping[str, Manifest]) -> Training | Non
             _progress_sheet(store, train, series[followed][index], followed, spec["size"]) for index in chosen
         ),
         losses=(_line(log, "discriminator", "loss_d"), _line(log, "generator", "loss_g")),
-        verdicts=(_line(log, "D(x), training images", "d_real"), _line(log, "D(G(z)), samples", "d_fake")),
+        verdicts=(_line(log, "D(x), real images", "d_real"), _line(log, "D(G(z)), samples", "d_fake")),
         notes=tuple(_training_notes(train)),
     )
 
@@ -208,8 +205,8 @@ def _training_notes(train: Manifest) -> list[str]:
     notes = []
     if samples < _FEW_IMAGES:
         notes.append(
-            f"The training set is small: {samples:,} images, each shown about {_times(seen / samples)}. With so "
-            "few, the discriminator can learn them by heart, and samples tend to resemble them. The "
+            f"The training set is small: {samples:,} images, each shown about {_times(seen / samples)}. "
+            "With so few, the discriminator can learn them by heart, and samples tend to resemble them. The "
             "paper's sets hold 350,000 (faces) to 3 million images (bedrooms)."
         )
     return notes
@@ -235,7 +232,9 @@ def _progress_sheet(store: Store, train: Manifest, file: PartFile, weights: str,
     rgb = images.decode_rgb(read_part(store, train.address, file), max_pixels=2**31)
     side = PROGRESS_TILES * (size + _GRID_PAD) + _GRID_PAD
     step = _step_of(file)
-    return SampleSheet(step, weights, jpeg_picture(rgb[:side, :side], f"Samples at step {step}", _SHEET_QUALITY))
+    return SampleSheet(
+        step, weights, jpeg_picture(rgb[:side, :side], f"Samples at step {step}", _SHEET_QUALITY)
+    )
 
 
 def _line(log: Sequence[Mapping[str, float]], name: str, key: str) -> Line:
@@ -268,7 +267,11 @@ def _flat(sections: Mapping[str, Any]) -> dict[str, Json]:
     """Values by dotted key, in the order in which they are declared."""
     flat: dict[str, Json] = {}
     for name, section in sections.items():
-        flat |= {f"{name}.{key}": value for key, value in section.items()} if isinstance(section, dict) else {name: section}
+        flat |= (
+            {f"{name}.{key}": value for key, value in section.items()}
+            if isinstance(section, dict)
+            else {name: section}
+        )
     return flat
 
 

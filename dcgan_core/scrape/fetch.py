@@ -181,7 +181,7 @@ async def _take(response: aiohttp.ClientResponse, item: Item, manners: Manners) 
 
 def _retry_after(response: aiohttp.ClientResponse) -> float:
     text = response.headers.get("Retry-After", "")
-    return min(float(text), _LONGEST_PAUSE_SECONDS) if text.isdigit() else 0.0
+    return min(float(text), _LONGEST_PAUSE_SECONDS) if text.isdecimal() else 0.0
 
 
 def _host(url: str) -> str | None:
@@ -197,6 +197,8 @@ def _check_url(url: URL, manners: Manners) -> None:
     try:
         ipaddress.ip_address(url.host)
     except ValueError:
+        if url.host.replace(".", "").isdigit():  # 2130706433 and 127.1 are addresses to the C library
+            raise _Refused("not a valid address") from None
         return  # a name: checked when it is resolved
     _check_address(url.host, manners)
 

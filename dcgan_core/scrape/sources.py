@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -290,6 +291,20 @@ class ParquetSource:
                 f"{path} has no column {self.config.image_column!r} (it has: {', '.join(schema.names)}); "
                 "name it: -o scrape.image_column=..."
             )
+        image = schema.field(self.config.image_column).type
+        if pa.types.is_struct(image) and "bytes" in {field.name for field in image}:
+            image = image.field("bytes").type
+        if not (pa.types.is_binary(image) or pa.types.is_large_binary(image)):
+            raise ConfigError(
+                f"{path}: column {self.config.image_column!r} is of type {image}; encoded images are needed, "
+                "as bytes or a struct {bytes, path}"
+            )
+        labels = self.config.label_column
+        if labels in schema.names and not pa.types.is_integer(schema.field(labels).type):
+            raise ConfigError(
+                f"{path}: column {labels!r} is of type {schema.field(labels).type}, not integer; name "
+                "another, or one that is not there: -o scrape.label_column=none"
+            )
 
 
 @dataclass(frozen=True)
@@ -311,10 +326,10 @@ class UrlList:
             table = _parquet(pa.BufferReader(self.content), self.config.path).read().to_pylist()
             rows = iter(table)
         elif ending in ("csv", "tsv"):
-            text = self.content.decode("utf-8-sig")
-            rows = csv.DictReader(text.splitlines(), delimiter="," if ending == "csv" else "\t")
+            lines = io.StringIO(self._text, newline="")  # the reader itself knows which line ends are quoted
+            rows = csv.DictReader(lines, delimiter="," if ending == "csv" else "\t")
         else:
-            lines = (line.strip() for line in self.content.decode("utf-8-sig").splitlines())
+            lines = (line.strip() for line in self._text.splitlines())
             urls = [line for line in lines if line and not line.startswith("#")]
             return [(url, None) for url in urls[: self.config.limit]]
         entries = []
@@ -325,8 +340,19 @@ class UrlList:
                     f"(it has: {', '.join(map(str, row))}); name it: -o scrape.url_column=..."
                 )
             caption = row.get(self.config.caption_column) if self.config.caption_column else None
-            entries.append((str(row[self.config.url_column] or "").strip(), caption))
+            url = str(row[self.config.url_column] or "").strip()
+            entries.append((url, None if caption is None else str(caption)))
         return entries
+
+    @property
+    def _text(self) -> str:
+        try:
+            return self.content.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise ConfigError(
+                f"scrape.path {self.config.path} is not UTF-8 text ({error.reason} at byte {error.start}); "
+                "convert it, or give a txt, csv or parquet list"
+            ) from None
 
 
 def _read(fs: fsspec.AbstractFileSystem, path: str, item: Item, max_bytes: int) -> Outcome:

@@ -128,7 +128,11 @@ class Scrape(Stage):
         total = counts.total()
         rate = 1 - (counts["ok"] + counts["duplicate"]) / total
         if not counts["ok"]:
-            raise NoUsableData("scrape", dict(counts), "No item of the source is a usable photo")
+            advice = (
+                "No item of the source is a usable photo: look at the reasons, mend what is wrong and, where "
+                "the source itself stays the same (a list of urls), run it again with refresh (--refresh)"
+            )
+            raise NoUsableData("scrape", dict(counts), advice)
         if rate > self.config.max_failure_rate:
             raise TooManyFailures("scrape", rate, self.config.max_failure_rate, dict(counts))
         return Summary(counts={"items": total, **dict(sorted(counts.items()))})

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
@@ -57,6 +58,18 @@ def whole(store: Store, address: Address) -> list[Checkpoint]:
     return [checkpoint for checkpoint in found if checkpoint is not None]
 
 
+def drop_others(store: Store, address: Address, key: str) -> None:
+    """Delete checkpoints whose ``key`` is another (of data that have changed since) and those cut off."""
+    for name in store.names(address.part_path(FOLDER)):
+        folder = address.part_path(f"{FOLDER}/{name}")
+        try:
+            belongs = json.loads(store.read_bytes(f"{folder}/state.json"))["key"] == key
+        except (FileNotFoundError, ValueError, KeyError):
+            belongs = False
+        if not belongs:
+            store.delete(folder)
+
+
 def keep_latest(store: Store, address: Address, kept: int) -> list[str]:
     """Delete all but the latest ``kept`` checkpoints; returns the names of those left."""
     names = store.names(address.part_path(FOLDER))
@@ -74,10 +87,13 @@ def optimiser_tensors(optimiser: Adam) -> dict[str, Tensor]:
 
 def restore_optimiser(optimiser: Adam, tensors: Mapping[str, Tensor]) -> None:
     """The inverse of ``optimiser_tensors``."""
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         index, _, name = key.partition(".")
-        state.setdefault(int(index), {})[name] = value
+        # Fused Adam walks memory, so a moment must lie in it as its parameter does (channels_last).
+        alike = torch.empty_like(parameters[int(index)]).copy_(value) if value.ndim else value
+        state.setdefault(int(index), {})[name] = alike
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
 
 

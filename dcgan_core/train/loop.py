@@ -68,15 +68,22 @@ def train(
     seed: int,
     store: Store,
     address: Address,
+    key: str,
     runtime: Runtime,
 ) -> Run:
     """Train to the end, from the latest checkpoint where there is one; rank 0 writes under ``address``.
+
+    ``key`` names the work: checkpoints of another key (other data at the same address) are not gone on from.
 
     z and the order of the data are functions of (seed, step), so a resumed run repeats a straight one bit
     for bit on the same machine. Raises TrainingDiverged where a loss is no longer finite.
     """
     dtype = autocast_dtype(config.precision, runtime.device)
     run = _start(config, spec, seed, runtime)
+    if runtime.rank == 0:
+        checkpoint.drop_others(store, address, key)
+        checkpoint.keep_latest(store, address, config.keep_checkpoints)  # a kill may have left one too many
+    runtime.barrier()
     _resume(run, store, address, runtime)
     pixels = torch.from_numpy(pixels_N3SS).to(runtime.device)
     positions = Positions(len(pixels), seed)
@@ -97,7 +104,7 @@ def train(
         if runtime.rank == 0 and (run.step % config.sample_every == 0 or last):
             _draw_samples(run, spec, seed, store, address, runtime)
         if run.step % config.checkpoint_every == 0 or last:
-            _save(run, config, store, address, runtime)
+            _save(run, config, store, address, key, runtime)
     return run
 
 
@@ -201,7 +208,7 @@ def _draw_samples(
             run.samples.append(write_part(store, address, path, picture))
 
 
-def _save(run: Run, config: TrainConfig, store: Store, address: Address, runtime: Runtime) -> None:
+def _save(run: Run, config: TrainConfig, store: Store, address: Address, key: str, runtime: Runtime) -> None:
     if runtime.rank == 0:
         tensors = {
             "generator": run.generator.net.state_dict(),
@@ -213,6 +220,7 @@ def _save(run: Run, config: TrainConfig, store: Store, address: Address, runtime
         if run.average is not None:
             tensors["ema"] = run.average.state_dict()
         facts = {
+            "key": key,
             "updates": run.updates,
             "log": run.log,
             "samples": [file.model_dump() for file in run.samples],

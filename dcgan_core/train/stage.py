@@ -71,7 +71,7 @@ class Train(Stage):
         self._check_memory(spec, runtime)
         shards = self.input_manifest(store, "shards")
         data = read_images(store, shards, spec.size, progress)
-        run = train(data.pixels_N3SS, self.config, spec, self.seed, store, self.address, runtime)
+        run = train(data.pixels_N3SS, self.config, spec, self.seed, store, self.address, key, runtime)
         images_seen = run.step * self.config.batch_size
         counts = {
             "samples": len(data),

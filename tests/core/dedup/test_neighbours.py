@@ -71,7 +71,7 @@ def test_any_bands_together_have_all_pairs(
     kind: Kind, n: int, width: int, radius: int, count: int, seed: int
 ) -> None:
     codes = kind(n, width, seed)
-    count = max(min(count, radius + 1), (radius + 1) // 4)  # few bands with many flips take long
+    count = max(min(count, radius + 1), (radius + 3) // 3)  # few bands with many flips take long
     order = np.random.default_rng(seed).permutation(width * 8)
     bands = make_bands(order, radius, count)
     found = np.concatenate([pairs_in_band(codes, band, radius) for band in bands])

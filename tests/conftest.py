@@ -1,0 +1,163 @@
+"""What tests share: a store, real photos, a pipeline of seconds, and the folder of larger test data."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Before anything reads them: no telemetry, no more threads than a small machine has.
+os.environ.update(
+    DO_NOT_TRACK="1",
+    PREFECT_SERVER_ANALYTICS_ENABLED="false",
+    RAY_USAGE_STATS_ENABLED="0",
+    RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
+)
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+from dcgan_core.backend import LocalBackend
+from dcgan_core.pipeline import load_pipeline
+from dcgan_core.stage import Artifact, run
+from dcgan_core.storage import Store
+
+PHOTO_SEED = 7
+FIRST_CHANGE_SECONDS = 1_700_000_000
+"""Photos are given times of change a second apart, so that their order and identity are always the same."""
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A configuration whose whole pipeline takes seconds: 20 photos, nets that draw 16 px."""
+
+    photos: Path
+    overrides: dict[str, Any]
+    preset: str = "faces64"
+
+    def changed(self, **overrides: Any) -> dict[str, Any]:
+        """The overrides with some of them changed; a key's dot is written as two underscores."""
+        return self.overrides | {key.replace("__", "."): value for key, value in overrides.items()}
+
+
+@pytest.fixture(autouse=True)
+def _no_place_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("DCGAN_") and name != "DCGAN_TEST_DATA":
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(str(tmp_path / "root"))
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder of larger real data; the test is skipped where there is none."""
+    folder = os.environ.get("DCGAN_TEST_DATA")
+    if not folder:
+        pytest.skip("DCGAN_TEST_DATA is not set: it names the folder of the larger test data")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def rendered_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """12 photos with a face, near duplicates of four, three without a face, one cut off. Read only."""
+    pytest.importorskip("skimage", reason="the photos are made from the LFW subset of scikit-image")
+    from dcgan_core.scrape.demo import DemoPhoto, render
+
+    chosen = [DemoPhoto(f"face-{subject:02d}", "face", subject, "original") for subject in range(12)]
+    chosen += [
+        DemoPhoto(f"again-{subject:02d}", "face", subject, variant)
+        for subject, variant in enumerate(("quality", "scale", "brightness", "quality"))
+    ]
+    chosen += [DemoPhoto(f"scene-{subject:02d}", "no_face", subject, "original") for subject in range(3)]
+    chosen.append(DemoPhoto("broken-00", "broken", 3, "truncated"))
+    folder = tmp_path_factory.mktemp("photos")
+    for number, photo in enumerate(chosen):
+        path = folder / f"{photo.name}.jpg"
+        path.write_bytes(render(photo, PHOTO_SEED))
+        set_changed(path, number)
+    return folder
+
+
+@pytest.fixture
+def faces_folder(rendered_photos: Path, tmp_path: Path) -> Path:
+    """A copy of the photos for one test to change."""
+    folder = tmp_path / "photos"
+    shutil.copytree(rendered_photos, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(rendered_photos: Path) -> Tiny:
+    """The tiny configuration over the shared photos."""
+    return tiny_over(rendered_photos)
+
+
+@pytest.fixture
+def own_tiny(faces_folder: Path) -> Tiny:
+    """The tiny configuration over photos that the test may change."""
+    return tiny_over(faces_folder)
+
+
+@pytest.fixture(scope="session")
+def finished_root(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root that holds everything the tiny pipeline makes. Read only: see ``finished_store``."""
+    root = tmp_path_factory.mktemp("finished") / "root"
+    make_all(tiny, Store(str(root)))
+    return root
+
+
+@pytest.fixture
+def finished_store(finished_root: Path, tmp_path: Path) -> Store:
+    """A copy of the finished root for one test to change."""
+    root = tmp_path / "finished"
+    shutil.copytree(finished_root, root)
+    return Store(str(root))
+
+
+def set_changed(path: Path, number: int) -> None:
+    """Give a file the ``number``-th time of change."""
+    os.utime(path, (FIRST_CHANGE_SECONDS + number, FIRST_CHANGE_SECONDS + number))
+
+
+def tiny_over(photos: Path) -> Tiny:
+    return Tiny(
+        photos,
+        {
+            "scrape.path": str(photos),
+            "scrape.items_per_part": 4,
+            "crop.stored_size": 32,
+            "dedup.min_steps": 30,
+            "dedup.epochs": 1,
+            "dedup.radius": 8,
+            "shard.size": 16,
+            "shard.samples_per_shard": 5,
+            "train.size": 16,
+            "train.width": 8,
+            "train.steps": 8,
+            "train.batch_size": 8,
+            "train.checkpoint_every": 2,
+            "train.sample_every": 4,
+            "train.log_every": 2,
+            "evaluate.sets": ["digits"],
+            "evaluate.svm_c": [1e-3, 1e-2],
+            "evaluate.max_train": 100,
+            "evaluate.max_test": 60,
+            "analyze.grid": 9,
+            "analyze.walk_points": 3,
+            "analyze.walk_steps": 3,
+            "analyze.neighbours": 2,
+            "analyze.nearest": 2,
+        },
+    )
+
+
+def make_all(tiny: Tiny, store: Store, overrides: dict[str, Any] | None = None) -> dict[str, Artifact]:
+    """Run the whole pipeline here, in this process; what came of each stage, by artifact."""
+    stages = load_pipeline(tiny.preset, overrides or tiny.overrides).stages
+    return {stage.artifact: run(stage, store, LocalBackend(1)) for stage in stages}

@@ -1,0 +1,46 @@
+"""SIGKILL in the middle of every stage: a rerun goes on and ends with the same bytes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dcgan_core.artifacts import all_manifests
+from dcgan_core.storage import Store
+from dcgan_core.verify import problems
+from tests.conftest import Tiny
+
+PROGRAM = Path(__file__).with_name("kill_everywhere.py")
+KILLS_A_STAGE = 4
+
+
+@pytest.mark.slow
+def test_a_pipeline_killed_in_every_stage_ends_with_the_bytes_of_a_straight_run(
+    tiny: Tiny, finished_root: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "root"
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM), str(root), json.dumps(tiny.overrides)],
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    straight = {manifest.address: manifest for manifest in all_manifests(Store(str(finished_root)))}
+    resumed = {manifest.address: manifest for manifest in all_manifests(Store(str(root)))}
+    assert resumed.keys() == straight.keys()
+    kills = json.loads(done.stdout.splitlines()[-1])
+    assert kills.keys() == {address.artifact for address in straight}
+    assert min(kills.values()) >= KILLS_A_STAGE
+    for address, manifest in straight.items():
+        assert resumed[address].content == manifest.content, f"{address} differs after kills"
+        assert [wrong for _, wrong in problems(Store(str(root)), resumed[address]) if wrong] == []
+    # Killed right after its first receipt and again before its manifest, the last run did no part anew.
+    photos = next(manifest for address, manifest in resumed.items() if address.artifact == "photos")
+    assert photos.provenance["parts_done"] == 0
+    assert photos.provenance["parts_reused"] == len(photos.parts) > 1
+

@@ -1,0 +1,110 @@
+"""Real Ray: the same bytes as without it, errors that come out whole, training that survives its workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from dcgan_core.artifacts import Receipt, read_manifest
+from dcgan_core.errors import ConfigError
+from dcgan_core.pipeline import build, load_pipeline
+from dcgan_core.place import Place
+from dcgan_core.progress import Progress, silent
+from dcgan_core.stage import Part, Stage, run
+from dcgan_core.storage import Store
+from dcgan_core.train.runtime import Runtime
+from dcgan_core.train.stage import Train
+from tasks.backends import RayBackend
+from tests.conftest import Tiny
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def backend() -> Iterator[RayBackend]:
+    """One embedded Ray of two processors for all tests here."""
+    ray = pytest.importorskip("ray")
+    yield RayBackend(Place(root="unused", slots=2, train_workers=2))
+    ray.shutdown()
+
+
+def test_parts_done_on_ray_are_the_bytes_of_parts_done_here(
+    tiny: Tiny, finished_root: Path, store: Store, backend: RayBackend
+) -> None:
+    pipeline = load_pipeline(tiny.preset, tiny.overrides, upto="shard")
+    shown: list[float] = []
+    for stage in pipeline.stages:
+        run(stage, store, backend, progress=lambda done, total, note: shown.append(done))
+    for stage in pipeline.stages:
+        here, there = (read_manifest(each, stage.address) for each in (Store(str(finished_root)), store))
+        assert here and there
+        assert there.content == here.content, stage.artifact
+    assert shown
+
+
+@dataclass(frozen=True)
+class Refusing(Train):
+    """A training that finds its configuration wrong on the worker."""
+
+    def train(self, store: Store, key: str, runtime: Runtime, progress: Progress = silent) -> Receipt:
+        raise ConfigError(f"rank {runtime.rank} of {runtime.world_size} says no")
+
+
+@dataclass(frozen=True)
+class Suicidal(Train):
+    """A training whose second worker dies once, by SIGKILL, in the middle."""
+
+    note: str = ""
+
+    def train(self, store: Store, key: str, runtime: Runtime, progress: Progress = silent) -> Receipt:
+        marker = Path(self.note)
+
+        def report(step: int, *_rest: object) -> None:
+            if runtime.rank == 1 and step == 6 and not marker.exists():
+                marker.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        object.__setattr__(runtime, "report", report)
+        return super().train(store, key, runtime, progress)
+
+
+def _train_stage(kind: type[Train], tiny: Tiny, **more: str) -> Train:
+    train = build(load_pipeline(tiny.preset, tiny.overrides).config, tiny.preset, upto="train").stages[-1]
+    assert isinstance(train, Train)
+    return kind(train.seed, train.inputs, train.preset, train.config, train.shard, 0, **more)
+
+
+def test_an_error_of_ours_comes_out_of_a_worker_as_it_was_raised(
+    tiny: Tiny, finished_store: Store, backend: RayBackend
+) -> None:
+    with pytest.raises(ConfigError, match="of 2 says no"):
+        run(_train_stage(Refusing, tiny), finished_store, backend, refresh=True)
+
+
+def test_training_outlives_a_killed_worker_and_ends_where_a_straight_run_ends(
+    tiny: Tiny, finished_store: Store, backend: RayBackend, tmp_path: Path
+) -> None:
+    marker = tmp_path / "died"
+    stage = _train_stage(Suicidal, tiny, note=str(marker))
+    run(stage, finished_store, backend, refresh=True)
+    assert marker.exists()
+    broken = read_manifest(finished_store, stage.address)
+    run(_train_stage(Train, tiny), finished_store, backend, refresh=True)
+    straight = read_manifest(finished_store, stage.address)
+    assert broken and straight
+    assert broken.content == straight.content
+
+
+def test_parts_and_stages_cross_process_borders(tiny: Tiny, finished_store: Store) -> None:
+    import pickle  # noqa: TID251
+
+    for stage in load_pipeline(tiny.preset, tiny.overrides).stages:
+        parts = list(stage.plan(finished_store))
+        again: tuple[Stage, list[Part]] = pickle.loads(pickle.dumps((stage, parts)))  # noqa: S301
+        assert again[0].address == stage.address
+        assert again[1] == parts
