@@ -6,6 +6,8 @@ export DCGAN_ROOT   ?= $(CURDIR)/data
 # Prefect's own files stay beside the data, whatever profile the user has.
 export PREFECT_HOME ?= $(DCGAN_ROOT)/prefect
 export PREFECT_SERVER_ANALYTICS_ENABLED ?= false
+# The first start compiles a fresh .venv and makes the database: more than the default 20 s on a slow machine.
+export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS ?= 180
 export DO_NOT_TRACK ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
 
@@ -27,10 +29,12 @@ $(BIN)/.installed: pyproject.toml constraints.txt
 	@touch $@
 	@echo "==> ready"
 
-demo: setup ## Run the whole pipeline on built-in photos and show the report
+demo: setup ## Run the whole pipeline on built-in photos, then say where the report is
+	@mkdir -p $(PREFECT_HOME)
 	@$(BIN)/python -m flows.demo
 
 test: setup ## Run all tests
+	@mkdir -p $(PREFECT_HOME)
 	$(BIN)/python -m pytest
 
 lint: setup ## Check style and types
@@ -47,6 +51,7 @@ bench: setup ## Measure what is measured; see benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks.part_overhead
 
 up: setup ## Prefect server with UI, work pool, deployments and a worker, until Ctrl-C
+	@mkdir -p $(PREFECT_HOME)
 	@$(BIN)/python -m tasks.up
 
 clean: ## Remove .venv (the data stay)

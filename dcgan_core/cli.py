@@ -54,9 +54,6 @@ def main() -> None:
         err.print(f"[bold red]{type(error).__name__}:[/] ", end="")
         err.print(str(error), markup=False, highlight=False, soft_wrap=True)
         sys.exit(2 if type(error).__name__ == "ConfigError" else 1)
-    except KeyboardInterrupt:
-        err.print("stopped; run the same command again to go on")
-        sys.exit(130)
 
 
 @app.command("run")
@@ -78,10 +75,14 @@ def run_command(
     if plan:
         out.print(_plan(stages, store))
         return
-    with _backend(place) as backend:
-        for each in stages:
-            artifact = _run_shown(each, store, backend, refresh=refresh, place=place)
-            _say(each, artifact)
+    try:
+        with _backend(place) as backend:
+            for each in stages:
+                artifact = _run_shown(each, store, backend, refresh=refresh, place=place)
+                _say(each, artifact)
+    except KeyboardInterrupt:
+        err.print("stopped; run the same command again to go on: finished parts are kept")
+        raise typer.Exit(130) from None
     if stages[-1].flow == "report":
         from dcgan_core.report.stage import LATEST
 

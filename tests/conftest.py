@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 # Before anything reads them: no telemetry, no more threads than a small machine has.
 os.environ.update(
@@ -23,6 +24,9 @@ from dcgan_core.backend import LocalBackend
 from dcgan_core.pipeline import load_pipeline
 from dcgan_core.stage import Artifact, run
 from dcgan_core.storage import Store
+
+settings.register_profile("dcgan", deadline=None)  # a busy machine is no failure
+settings.load_profile("dcgan")
 
 PHOTO_SEED = 7
 FIRST_CHANGE_SECONDS = 1_700_000_000

@@ -52,7 +52,12 @@ ARTIFACTS = (
     "report",
 )
 # Part of a path, and whether death comes before or after the file is in place.
-WHERE = (("/parts/", "after"), ("/receipts/", "before"), ("/receipts/", "after"), ("/manifest.json", "before"))
+WHERE = (
+    ("/parts/", "after"),
+    ("/receipts/", "before"),
+    ("/receipts/", "after"),
+    ("/manifest.json", "before"),
+)
 IN_TRAINING = (
     ("/checkpoints/step-00000004/adam-generator.safetensors", "after"),
     ("/checkpoints/step-00000004/state.json", "before"),

@@ -43,4 +43,3 @@ def test_a_pipeline_killed_in_every_stage_ends_with_the_bytes_of_a_straight_run(
     photos = next(manifest for address, manifest in resumed.items() if address.artifact == "photos")
     assert photos.provenance["parts_done"] == 0
     assert photos.provenance["parts_reused"] == len(photos.parts) > 1
-

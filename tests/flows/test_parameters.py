@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -41,7 +42,7 @@ def test_the_weekly_schedule_is_inactive() -> None:
     assert [schedule["active"] for schedule in pipeline["schedules"]] == [False]
 
 
-def _in_run(**facts: object) -> FlowRunContext:
+def _in_run(**facts: Any) -> FlowRunContext:
     run = FlowRun.model_construct(**facts)
     return FlowRunContext.model_construct(flow_run=run)
 

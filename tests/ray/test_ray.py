@@ -105,6 +105,6 @@ def test_parts_and_stages_cross_process_borders(tiny: Tiny, finished_store: Stor
 
     for stage in load_pipeline(tiny.preset, tiny.overrides).stages:
         parts = list(stage.plan(finished_store))
-        again: tuple[Stage, list[Part]] = pickle.loads(pickle.dumps((stage, parts)))  # noqa: S301
+        again: tuple[Stage, list[Part]] = pickle.loads(pickle.dumps((stage, parts)))
         assert again[0].address == stage.address
         assert again[1] == parts

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from dcgan_core.artifacts import Manifest, read_manifest
+from dcgan_core.artifacts import Address, Manifest, read_manifest
 from dcgan_core.backend import LocalBackend
 from dcgan_core.errors import ConfigError
 from dcgan_core.images import Rgb, decode_rgb, encode_jpeg, encode_png
@@ -41,8 +41,6 @@ def rows_of(store: Store, overrides: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def manifest_of(store: Store, artifact: str, made_from_it: Manifest) -> Manifest:
-    from dcgan_core.artifacts import Address
-
     manifest = read_manifest(store, Address(artifact, made_from_it.inputs[artifact].fingerprint))
     assert manifest is not None
     return manifest
@@ -59,7 +57,7 @@ def flower() -> Rgb:
 
 
 def save(path: Path, data: bytes) -> Path:
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     return path
 
@@ -153,7 +151,6 @@ def test_a_photo_is_turned_upright_before_it_is_cut(orientation: int, store: Sto
 
 def test_labels_stay_with_their_crops(store: Store, tmp_path: Path) -> None:
     for name in ("cat", "dog"):
-        save(tmp_path / "in" / name, b"").unlink()
         save(tmp_path / "in" / name / "1.jpg", encode_jpeg(flower(), 90))
     rows = rows_of(store, {**center(tmp_path / "in"), "scrape.source": "imagefolder"})
     assert {row["name"]: row["label"] for row in rows} == {"cat/1.jpg": 0, "dog/1.jpg": 1}

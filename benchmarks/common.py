@@ -1,0 +1,60 @@
+"""What benchmarks share: the machine in words, the result's one line, windows and their spread."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+
+def machine() -> str:
+    """Processor, cores, memory and Python, in one line."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = [
+            line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line
+        ]
+        name = names[0] if names else name
+    memory = psutil.virtual_memory().total / 2**30
+    return f"{name}, {psutil.cpu_count()} cores, {memory:.0f} GiB, Python {platform.python_version()}"
+
+
+def windows(measure: Callable[[], float], count: int) -> list[float]:
+    """``count`` measurements, one after another."""
+    return [measure() for _ in range(count)]
+
+
+def print_result(
+    name: str,
+    values: Sequence[float],
+    unit: str,
+    *,
+    peer: str | None = None,
+    peer_values: Sequence[float] | None = None,
+    **details: Any,
+) -> None:
+    """The last line of a benchmark: the median, the peer's where there is one, the spread in the details."""
+    value = statistics.median(values)
+    peer_value = statistics.median(peer_values) if peer_values else None
+    ratios = [ours / theirs for ours, theirs in zip(values, peer_values or [], strict=False)]
+    result = {
+        "name": name,
+        "value": round(value, 4),
+        "unit": unit,
+        "peer": peer,
+        "peer_value": None if peer_value is None else round(peer_value, 4),
+        "ratio": round(statistics.median(ratios), 3) if ratios else None,
+        "machine": machine(),
+        "details": {
+            "windows": len(values),
+            "spread": [round(min(values), 4), round(max(values), 4)],
+            **details,
+        },
+    }
+    print(json.dumps(result))
