@@ -47,8 +47,9 @@ format: setup ## Mend style
 	$(BIN)/ruff format .
 
 bench: setup ## Measure what is measured; see benchmarks/RESULTS.md
-	$(BIN)/python -m benchmarks.cached_run
 	$(BIN)/python -m benchmarks.part_overhead
+	$(BIN)/python -m benchmarks.cached_run
+	$(BIN)/python -m benchmarks.demo
 
 up: setup ## Prefect server with UI, work pool, deployments and a worker, until Ctrl-C
 	@mkdir -p $(PREFECT_HOME)

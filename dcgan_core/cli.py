@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +20,7 @@ from dcgan_core.artifacts import Manifest, all_manifests, find, remove
 from dcgan_core.backend import LocalBackend
 from dcgan_core.collect import superseded, unfinished
 from dcgan_core.config import config_keys, describe, load_config, parse_override, preset_names
-from dcgan_core.errors import DcganError
+from dcgan_core.errors import ConfigError, DcganError
 from dcgan_core.pipeline import FLOWS, load_pipeline
 from dcgan_core.place import Place, load_place
 from dcgan_core.progress import Progress as Report
@@ -53,7 +54,7 @@ def main() -> None:
     except DcganError as error:
         err.print(f"[bold red]{type(error).__name__}:[/] ", end="")
         err.print(str(error), markup=False, highlight=False, soft_wrap=True)
-        sys.exit(2 if type(error).__name__ == "ConfigError" else 1)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
 
 
 @app.command("run")
@@ -225,6 +226,8 @@ def sample(
 @contextmanager
 def _backend(place: Place) -> Iterator[Backend]:
     if place.backend == "ray":
+        if find_spec("ray") is None:
+            raise ConfigError("DCGAN_BACKEND is ray, which is not installed: pip install 'dcgan[pipeline]'")
         from tasks.backends import RayBackend  # only when asked for
 
         yield RayBackend(place)  # an embedded Ray ends with this process

@@ -43,6 +43,17 @@ def connect(place: Place) -> Any:
     return ray
 
 
+def processors_per_worker(ray: Any, workers: int) -> int:
+    """An equal share of the cluster's processors for each worker that every node it needs can give."""
+    nodes = sorted(
+        (int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]), reverse=True
+    )
+    share = max(1, sum(nodes) // workers)
+    while share > 1 and sum(node // share for node in nodes) < workers:
+        share -= 1
+    return share
+
+
 def cluster_processors(ray: Any) -> int:
     """Processors of the whole cluster."""
     return max(1, int(ray.cluster_resources().get("CPU", 1)))

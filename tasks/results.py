@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from rich.console import Console
-from rich.panel import Panel
 
 from dcgan_core.artifacts import Manifest, all_manifests
 from dcgan_core.place import load_place
@@ -19,8 +18,10 @@ def say_where() -> None:
     lines += [f"[bold]Samples[/]   {picture}" for picture in _pictures(store)]
     lines += [f"[bold]Scores[/]    {line}" for line in _scores(store)]
     lines += ["", f"Everything lies under {place.root}. Look around: [bold].venv/bin/dcgan list[/]"]
-    console = Console(soft_wrap=True)
-    console.print(Panel.fit("\n".join(lines), title="done", border_style="green"), soft_wrap=True)
+    console = Console(highlight=False)
+    console.rule("[green]done")
+    for line in lines:
+        console.print(line, soft_wrap=True)  # a path must come out whole, to be clicked or copied
 
 
 def _pictures(store: Store) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Iterable, Mapping
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -19,7 +20,7 @@ from dcgan_core.stage import Part, Stage
 from dcgan_core.storage import Store
 from dcgan_core.train.stage import Train
 from tasks.board import BoardProgress, board_actor, show
-from tasks.cluster import cluster_processors, connect
+from tasks.cluster import connect, processors_per_worker
 
 _RESTARTS = 3
 _POLL_SECONDS = 1.0
@@ -66,7 +67,7 @@ def train_on_ray(stage: Stage, store: Store, part: Part, place: Place, progress:
 
     board = board_actor(ray)
     use_gpu = place.gpus != 0 and ray.cluster_resources().get("GPU", 0) >= place.train_workers
-    cpus = 1 if use_gpu else max(1, cluster_processors(ray) // place.train_workers)
+    cpus = 1 if use_gpu else processors_per_worker(ray, place.train_workers)
     notes = f"tmp/ray-train-{uuid.uuid4().hex}"  # Ray's own notes; our checkpoints lie in the artifact
     trainer = TorchTrainer(
         _worker,
@@ -80,7 +81,9 @@ def train_on_ray(stage: Stage, store: Store, part: Part, place: Place, progress:
         ),
     )
     finished = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(ray, board, progress, finished), daemon=True)
+    # In this task's context, so that Prefect knows whose progress it is.
+    watching = copy_context().run
+    watcher = threading.Thread(target=watching, args=(_watch, ray, board, progress, finished), daemon=True)
     watcher.start()
     try:
         trainer.fit()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -94,6 +95,23 @@ def test_kustomization_lists_every_manifest() -> None:
         assert {name for name in listed if name.endswith(".yaml")} | {"kustomization.yaml"} == {
             path.name for path in folder.iterdir()
         }
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
+@pytest.mark.parametrize(("folder", "gpus"), [("base", None), ("gpu", 1)])
+def test_kustomize_builds_and_gives_ray_workers_their_gpus(folder: str, gpus: int | None) -> None:
+    built = subprocess.run(
+        ["kubectl", "kustomize", str(DEPLOY / "kubernetes" / folder)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    objects = {(each["kind"], each["metadata"]["name"]): each for each in yaml.safe_load_all(built.stdout)}
+    (container,) = objects["Deployment", "ray-worker"]["spec"]["template"]["spec"]["containers"]
+    assert container["resources"]["limits"].get("nvidia.com/gpu") == gpus
+    assert container["image"] != "dcgan"  # the kustomization names the pushed image
+    del objects["Namespace", "dcgan"]
+    assert {each["metadata"]["namespace"] for each in objects.values()} == {"dcgan"}
 
 
 def test_pods_are_the_roles_and_run_without_privileges() -> None:

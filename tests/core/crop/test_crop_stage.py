@@ -24,9 +24,10 @@ from tests.conftest import Tiny
 
 
 def cropped(store: Store, overrides: dict[str, Any]) -> Manifest:
-    for stage in load_pipeline("faces64", overrides, upto="crop").stages:
+    stages = load_pipeline("faces64", overrides, upto="crop").stages
+    for stage in stages:
         run(stage, store, LocalBackend(1))
-    manifest = read_manifest(store, stage.address)
+    manifest = read_manifest(store, stages[-1].address)
     assert manifest is not None
     return manifest
 

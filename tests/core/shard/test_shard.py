@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import webdataset as wds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from webdataset import WebDataset
 
 from dcgan_core.artifacts import Address, Manifest, read_manifest, read_part
 from dcgan_core.backend import LocalBackend
@@ -64,9 +64,10 @@ def made(
 
 
 def shards_of(store: Store, overrides: dict[str, Any]) -> Manifest:
-    for stage in load_pipeline("faces64", overrides, upto="shard").stages:
+    stages = load_pipeline("faces64", overrides, upto="shard").stages
+    for stage in stages:
         run(stage, store, LocalBackend(1))
-    manifest = read_manifest(store, stage.address)
+    manifest = read_manifest(store, stages[-1].address)
     assert manifest is not None
     return manifest
 
@@ -86,7 +87,7 @@ def tars(store: Store, manifest: Manifest) -> list[Path]:
 
 
 def read_by_webdataset(paths: list[Path]) -> list[dict[str, Any]]:
-    return list(wds.WebDataset([str(path) for path in paths], shardshuffle=False))  # pyright: ignore[reportArgumentType]
+    return list(WebDataset([str(path) for path in paths], shardshuffle=False))  # pyright: ignore[reportArgumentType]
 
 
 def test_webdatasets_own_reader_reads_images_and_classes(made: tuple[Store, Manifest]) -> None:
@@ -106,7 +107,7 @@ def test_webdatasets_own_reader_reads_images_and_classes(made: tuple[Store, Mani
 
 def test_decoded_by_webdataset_a_sample_is_the_picture(made: tuple[Store, Manifest]) -> None:
     store, manifest = made
-    dataset = wds.WebDataset([str(path) for path in tars(store, manifest)], shardshuffle=False)  # pyright: ignore[reportArgumentType]
+    dataset = WebDataset([str(path) for path in tars(store, manifest)], shardshuffle=False)  # pyright: ignore[reportArgumentType]
     for image, label in dataset.decode("rgb8").to_tuple("jpg;png", "cls"):
         assert image.shape == (16, 16, 3)
         assert label in (0, 1, 2)

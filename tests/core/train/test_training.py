@@ -221,7 +221,9 @@ def test_epochs_count_images_shown() -> None:
 
 
 def test_losses_that_are_no_longer_finite_stop_the_run_by_name(store: Store) -> None:
-    with pytest.raises(TrainingDiverged, match=r"training diverged at step \d: loss_.* Lower the learning rate"):
+    with pytest.raises(
+        TrainingDiverged, match=r"training diverged at step \d: loss_.* Lower the learning rate"
+    ):
         trained(store, config(learning_rate=1e38))
 
 

@@ -1,0 +1,297 @@
+"""The command line does the same work with no server, and says in one sentence what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from dcgan_core import cli
+from dcgan_core.artifacts import all_manifests, find
+from dcgan_core.config import config_keys, preset_names
+from dcgan_core.images import decode_rgb
+from dcgan_core.pipeline import FLOWS, load_pipeline
+from dcgan_core.storage import Store
+from tests.conftest import Tiny
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+
+Dcgan = Callable[..., Ended]
+
+
+@pytest.fixture
+def dcgan(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Dcgan:
+    """Runs the command line here, in this process, in an empty directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DCGAN_ROOT", str(tmp_path / "root"))
+    monkeypatch.setattr(cli.out, "width", 240)
+    monkeypatch.setattr(cli.err, "width", 240)
+
+    def command(*words: str, root: str | None = None) -> Ended:
+        if root is not None:
+            monkeypatch.setenv("DCGAN_ROOT", root)
+        monkeypatch.setattr(sys, "argv", ["dcgan", *words])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1 if end.code else 0
+        said = capsys.readouterr()
+        return Ended(code, said.out, said.err)
+
+    return command
+
+
+def options(tiny: Tiny) -> list[str]:
+    """The tiny configuration as options; JSON is TOML enough for its values."""
+    return [word for key, value in tiny.overrides.items() for word in ("-o", f"{key}={json.dumps(value)}")]
+
+
+def test_a_run_makes_what_is_missing_and_says_what_is_cached(
+    dcgan: Dcgan, finished_store: Store, tiny: Tiny
+) -> None:
+    find_all = {manifest.artifact for manifest in all_manifests(finished_store)}
+    first = dcgan("run", "all", "-p", tiny.preset, *options(tiny), root=finished_store.root)
+    assert first.code == 0
+    assert first.out.count("cached") == len(find_all) == 11
+    assert f"Report: {finished_store.root}/report/index.html" in first.out
+    dcgan("rm", "dedup", "--yes")
+    again = dcgan("run", "dedup", *options(tiny))
+    assert re.findall(r"^(\w+) +\w+ +(cached|done)", again.out, re.MULTILINE) == [
+        ("autoencoder", "cached"),
+        ("codes", "cached"),
+        ("dedup", "done"),
+    ]
+
+
+def test_refresh_does_a_stage_anew(dcgan: Dcgan, finished_store: Store, tiny: Tiny) -> None:
+    ended = dcgan("run", "shard", "--refresh", *options(tiny), root=finished_store.root)
+    assert ended.code == 0
+    assert "done" in ended.out
+
+
+def test_a_plan_says_what_would_run_and_why_and_runs_nothing(
+    dcgan: Dcgan, finished_store: Store, tiny: Tiny
+) -> None:
+    before = [manifest.address for manifest in all_manifests(finished_store)]
+    changed = (*options(tiny), "-o", "dedup.threshold=median")
+    ended = dcgan("run", "--plan", *changed, root=finished_store.root)
+    lines = {line.split()[1]: line for line in ended.out.splitlines()[1:] if line.strip()}
+    assert set(lines) >= {"photos", "codes", "report"}
+    for artifact in ("photos", "crops", "autoencoder"):
+        assert "cached" in lines[artifact]
+    assert "would run" in lines["codes"]
+    assert "config threshold: zero -> median" in lines["codes"]
+    assert "input codes" in lines["dedup"]
+    assert [manifest.address for manifest in all_manifests(finished_store)] == before
+
+
+def test_a_plan_of_an_empty_root_says_that_nothing_is_made_yet(dcgan: Dcgan, tiny: Tiny) -> None:
+    ended = dcgan("run", "--plan", *options(tiny))
+    assert ended.code == 0
+    assert ended.out.count("not made yet") == 11
+
+
+def test_everything_there_is_can_be_listed(dcgan: Dcgan, finished_store: Store) -> None:
+    presets = dcgan("list", "presets").out
+    assert all(name in presets for name in preset_names())
+    assert dcgan("list", "stages").out.split() == list(FLOWS)
+    keys = dcgan("list", "keys").out
+    assert all(key in keys for key in config_keys())
+    artifacts = dcgan("list", root=finished_store.root).out
+    for manifest in all_manifests(finished_store):
+        assert str(manifest.address) in artifacts
+    assert "unfinished" not in artifacts
+    finished_store.write_bytes("artifacts/crops/feed/parts/crops-00000.parquet", b"x")
+    assert re.search(r"crops/feed +unfinished", dcgan("list").out)
+
+
+def test_an_artifact_is_shown_with_what_it_was_made_from(dcgan: Dcgan, finished_store: Store) -> None:
+    manifest = find(finished_store, "dedup")
+    ended = dcgan("show", f"dedup/{manifest.fingerprint[:5]}", root=finished_store.root)
+    heading, _, text = ended.out.partition("\n")
+    assert str(manifest.address) in heading
+    shown = json.loads(text)
+    assert shown["config"] == {"radius": 8}
+    assert shown["inputs"]["codes"]["fingerprint"] == manifest.inputs["codes"].fingerprint
+    assert shown["counts"] == manifest.counts
+
+
+def test_verification_passes_sound_artifacts_and_names_a_damaged_file(
+    dcgan: Dcgan, finished_store: Store
+) -> None:
+    ended = dcgan("verify", root=finished_store.root)
+    assert (ended.code, ended.out.count("sound"), ended.err.count("damaged")) == (0, 11, 0)
+    shards = find(finished_store, "shards")
+    path = finished_store.local_path(shards.address.part_path("train-00000.tar"))
+    data = bytearray(path.read_bytes())
+    data[700] ^= 1
+    path.write_bytes(data)
+    for which in ("all", "shards", str(shards.address)):
+        ended = dcgan("verify", which)
+        assert ended.code == 1
+        assert str(path) in ended.err
+        assert f"sound   {shards.address}" not in ended.out
+    assert dcgan("verify", "crops").code == 0
+
+
+def test_an_artifact_is_deleted_only_when_one_says_so(
+    dcgan: Dcgan, finished_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = find(finished_store, "figures").address
+    with open(os.devnull) as nothing:  # noqa: PTH123
+        monkeypatch.setattr(sys, "stdin", nothing)
+        assert dcgan("rm", str(address), root=finished_store.root).code != 0
+    assert finished_store.exists(address.path)
+    assert dcgan("rm", str(address), "-y").code == 0
+    assert not finished_store.exists(address.path)
+
+
+def test_collection_deletes_what_is_superseded_and_what_killed_writers_left(
+    dcgan: Dcgan, finished_store: Store, tiny: Tiny
+) -> None:
+    dcgan("run", "dedup", *options(tiny), "-o", "dedup.radius=3", root=finished_store.root)
+    kept = {stage.address for stage in load_pipeline(tiny.preset, tiny.overrides).stages}
+    newer = find(finished_store, "dedup").address
+    assert newer not in kept
+    finished_store.write_bytes("tmp/123-left", b"x" * 1000)
+    finished_store.write_bytes("artifacts/crops/feed/parts/crops-00000.parquet", b"x")
+    everything = dcgan("gc", "--keep", "2", "--yes")
+    assert "freed 1.0 kB" in everything.out
+    assert finished_store.exists("artifacts/crops/feed")
+    # The older dedup is kept, because the newest shards were made from it.
+    dcgan("gc", "--keep", "1", "--unfinished", "--yes")
+    assert {manifest.address for manifest in all_manifests(finished_store)} == {*kept, newer}
+    assert not finished_store.exists("artifacts/crops/feed")
+    dcgan("gc", "--keep", "0", "--yes")
+    assert all_manifests(finished_store) == []
+
+
+def test_samples_are_drawn_as_a_grid_or_one_by_one(
+    dcgan: Dcgan, finished_store: Store, tmp_path: Path
+) -> None:
+    train = find(finished_store, "train")
+    assert dcgan("sample", "train", "--n", "4", root=finished_store.root).code == 0
+    grid = decode_rgb((tmp_path / "samples.png").read_bytes(), max_pixels=10**6)
+    assert grid.shape == (38, 38, 3)
+    for model in (str(train.address), finished_store.uri(train.address.path)):
+        ended = dcgan("sample", model, "--n", "2", "--seed", "5", "--ema", "--each", "--to", "drawn")
+        assert ended.code == 0
+    names = sorted(path.name for path in (tmp_path / "drawn").iterdir())
+    assert names == ["seed5-00000.png", "seed5-00001.png"]
+    one = decode_rgb((tmp_path / "drawn" / names[0]).read_bytes(), max_pixels=10**6)
+    assert one.shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["run", "scrape"], "ConfigError: scrape.path is empty"),
+        (["run", "paint", "-o", "scrape.path=/tmp"], "ConfigError: there is no stage 'paint'"),
+        (["run", "-p", "face64"], "did you mean 'faces64'?"),
+        (["run", "-o", "train.step=3"], "did you mean 'train.steps'?"),
+        (["run", "-o", "train.steps=no"], "train.steps: Input should be a valid integer"),
+        (["run", "-o", "train.steps"], "write key=value"),
+        (["run", "scrape", "-o", "scrape.path=/no/such/place"], "there is nothing at '/no/such/place'"),
+        (["show", "train"], "there is no artifact 'train'"),
+        (["verify", "crops/12"], "there is no artifact 'crops/12'"),
+        (["sample", "train"], "there is no artifact 'train'"),
+        (["list", "everything"], "choose presets, stages, artifacts or keys"),
+    ],
+)
+def test_a_wrong_command_ends_with_code_2_and_a_sentence(
+    words: list[str], complaint: str, dcgan: Dcgan
+) -> None:
+    ended = dcgan(*words)
+    assert ended.code == 2
+    assert complaint in ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_what_fails_in_the_work_ends_with_code_1_and_a_sentence(
+    dcgan: Dcgan, tiny: Tiny, tmp_path: Path
+) -> None:
+    missing = dcgan("run", "crop", *options(tiny))
+    assert missing.code == 1
+    assert missing.err.lstrip().startswith("MissingArtifact: crop needs photos/")
+    assert "dcgan run scrape --preset faces64" in missing.err
+    (tmp_path / "file").write_bytes(b"x")
+    unusable = dcgan("run", "scrape", *options(tiny), root=str(tmp_path / "file"))
+    assert unusable.code == 1
+    assert "Set DCGAN_ROOT to a directory" in unusable.err
+
+
+def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and never answers
+        (tmp_path / "list.txt").write_text(f"http://127.0.0.1:{silent.getsockname()[1]}/photo.jpg\n")
+        settings = {
+            "source": "urls",
+            "path": "list.txt",
+            "contact": "a@example.org",
+            "allow_loopback": "true",
+        }
+        words = [word for key, value in settings.items() for word in ("-o", f"scrape.{key}={value}")]
+        command = subprocess.Popen(
+            [sys.executable, "-m", "dcgan_core", "run", "scrape", *words],
+            cwd=tmp_path,
+            env={**os.environ, "DCGAN_ROOT": str(tmp_path / "root")},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        silent.settimeout(60)
+        connection, _ = silent.accept()
+        with connection:
+            command.send_signal(signal.SIGINT)
+            _, said = command.communicate(timeout=60)
+    assert command.returncode == 130
+    assert "run the same command again to go on" in said
+    assert "Traceback" not in said
+
+
+WITHOUT = """
+    import sys
+
+    class Absent:
+        def find_spec(self, name, path=None, target=None):
+            if name.partition(".")[0] in ("prefect", "ray", "mlflow"):
+                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    sys.meta_path.insert(0, Absent())
+    from dcgan_core.cli import main
+    main()
+"""
+
+
+def test_it_works_where_neither_prefect_nor_ray_is_installed(finished_store: Store, tiny: Tiny) -> None:
+    """A real run with work to do, in an interpreter that cannot import either."""
+    shards = find(finished_store, "shards").address
+    finished_store.delete(shards.path)
+    environment = {**os.environ, "DCGAN_ROOT": finished_store.root, "DCGAN_SLOTS": "1"}
+    ended = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(WITHOUT), "run", "all", *options(tiny)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert re.search(r"^shards +\w+ +done", ended.stdout, re.MULTILINE)
+    assert ended.stdout.count("cached") == 10
