@@ -52,17 +52,31 @@ class Store:
         """The path on local disk; only where ``is_local``."""
         return Path(self.root) / path
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments of the root's fsspec file system."""
+        return {"client_kwargs": dict(self.client_options)} if self.client_options else {}
+
+    def filesystem(self) -> fsspec.AbstractFileSystem:
+        """The root's fsspec file system; ConfigError where its package is not installed."""
+        protocol = self.root.partition("://")[0] if "://" in self.root else "file"
+        return _filesystem(protocol, **self.options)
+
+    def key(self, path: str) -> str:
+        """The path as the file system knows it, without the protocol."""
+        return f"{self.root.partition('://')[2] or self.root}/{path}"
+
     def read_bytes(self, path: str) -> bytes:
         """Content of a file; FileNotFoundError where there is none."""
         with _translated(self.uri(path)):
             if self.is_local:
                 return self.local_path(path).read_bytes()
-            return read_whole(self._fs(), self._full(path))
+            return read_whole(self.filesystem(), self.key(path))
 
     def read_range(self, path: str, start: int, end: int) -> bytes:
         """Bytes [start, end) of a file."""
         with _translated(self.uri(path)):
-            return read_whole(self._fs(), self._full(path), start, end)
+            return read_whole(self.filesystem(), self.key(path), start, end)
 
     def write_bytes(self, path: str, data: bytes) -> None:
         """Write a file atomically: readers see the old content or the new, never a part."""
@@ -73,7 +87,9 @@ class Store:
                         file.write(data)
                     self._commit(temporary, path)
             else:
-                self._fs().pipe_file(self._full(path), data)  # one PUT (or a completed multipart) is atomic
+                self.filesystem().pipe_file(
+                    self.key(path), data
+                )  # one PUT (or a completed multipart) is atomic
 
     @contextmanager
     def writing(self, path: str) -> Iterator[Path]:
@@ -87,11 +103,13 @@ class Store:
                 with tempfile.TemporaryDirectory(prefix="dcgan-") as folder:
                     temporary = Path(folder) / "file"
                     yield temporary
-                    self._fs().put_file(str(temporary), self._full(path))
+                    self.filesystem().put_file(str(temporary), self.key(path))
 
     def exists(self, path: str) -> bool:
         with _translated(self.uri(path)):
-            return self.local_path(path).exists() if self.is_local else self._fs().exists(self._full(path))
+            return (
+                self.local_path(path).exists() if self.is_local else self.filesystem().exists(self.key(path))
+            )
 
     def names(self, path: str) -> list[str]:
         """Names directly below a directory, sorted; empty where there is none."""
@@ -99,10 +117,10 @@ class Store:
             if self.is_local:
                 folder = self.local_path(path)
                 return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
-            fs = self._fs()
+            fs = self.filesystem()
             fs.invalidate_cache()
             try:
-                listing = fs.ls(self._full(path), detail=False)
+                listing = fs.ls(self.key(path), detail=False)
             except FileNotFoundError:
                 return []
             return sorted(name for entry in listing if (name := entry.rstrip("/").rpartition("/")[2]))
@@ -118,13 +136,13 @@ class Store:
                     target.unlink(missing_ok=True)
             else:
                 with suppress(FileNotFoundError):
-                    self._fs().rm(self._full(path), recursive=True)
+                    self.filesystem().rm(self.key(path), recursive=True)
 
     def copy(self, source: str, target: str) -> None:
         """Copy a committed file inside the root: a hard link on local disk, a server-side copy on S3."""
         with _translated(self.uri(target)):
             if not self.is_local:
-                self._fs().copy(self._full(source), self._full(target))
+                self.filesystem().copy(self.key(source), self.key(target))
                 return
             with self._temporary() as temporary:
                 try:
@@ -148,18 +166,6 @@ class Store:
         path = f"{_TEMPORARY}/check-{uuid.uuid4().hex}"
         self.write_bytes(path, b"x" * 4096)
         self.delete(path)
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Keyword arguments of the root's fsspec file system."""
-        return {"client_kwargs": dict(self.client_options)} if self.client_options else {}
-
-    def _fs(self) -> fsspec.AbstractFileSystem:
-        protocol = self.root.partition("://")[0] if "://" in self.root else "file"
-        return _filesystem(protocol, **self.options)
-
-    def _full(self, path: str) -> str:
-        return f"{self.root.partition('://')[2] or self.root}/{path}"
 
     @contextmanager
     def _temporary(self) -> Iterator[Path]:

@@ -74,7 +74,8 @@ def publish(stage: Stage, store: Store, artifact: Artifact) -> None:
     create_markdown_artifact(_summary(manifest, artifact), key=f"{stage.artifact}-summary")
     for file in _pictures(manifest):
         picture = data_uri(read_part(store, artifact.address, file), "image/png")
-        create_image_artifact(picture, key=f"{stage.artifact}-picture", description=file.name)
+        kind = file.name.rpartition("/")[2].partition("-")[0]
+        create_image_artifact(picture, key=f"{stage.artifact}-{kind}", description=file.name)
 
 
 def _summary(manifest: Manifest, artifact: Artifact) -> str:

@@ -9,6 +9,7 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any, cast
 
+import pyarrow.fs
 import torch
 import torch.distributed as dist
 
@@ -77,7 +78,10 @@ def train_on_ray(stage: Stage, store: Store, part: Part, place: Place, progress:
             num_workers=place.train_workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus}
         ),
         run_config=RunConfig(
-            name="train", storage_path=store.uri(notes), failure_config=FailureConfig(max_failures=_RESTARTS)
+            name="train",
+            storage_path=store.key(notes),
+            storage_filesystem=_arrow(store),
+            failure_config=FailureConfig(max_failures=_RESTARTS),
         ),
     )
     finished = threading.Event()
@@ -100,6 +104,13 @@ def train_on_ray(stage: Stage, store: Store, part: Part, place: Place, progress:
         watcher.join()
         store.delete(notes)
     return read_receipts(store, stage.address)[part.index]
+
+
+def _arrow(store: Store) -> pyarrow.fs.FileSystem | None:
+    """The root as Ray Train wants it: with the store's own endpoint and credentials."""
+    if store.is_local:
+        return None
+    return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(store.filesystem()))
 
 
 def _watch(ray: Any, board: Any, progress: Progress, finished: threading.Event) -> None:

@@ -6,6 +6,7 @@ import ast
 import importlib
 import json
 import pkgutil
+import re
 import subprocess
 import sys
 import tomllib
@@ -227,7 +228,7 @@ def global_randomness(path: Path) -> list[str]:
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Call):
             name = ast.unparse(node.func)
-            by_numpy = name.startswith(shared) and name.rpartition(".")[2] not in own_state
+            by_numpy = name.startswith(shared) and not own_state & set(re.findall(r"\w+", name))
             by_torch = name in of_torch and "generator" not in {keyword.arg for keyword in node.keywords}
             found |= {name} if by_numpy or by_torch else set()
     return sorted(found)

@@ -37,9 +37,9 @@ def test_every_preset_loads(preset: str) -> None:
 
 
 def test_overrides_win_over_the_preset_and_the_preset_over_the_defaults() -> None:
-    assert load_config("faces64").dedup.radius == 0
-    assert load_config("demo").dedup.radius == 8
-    assert load_config("demo", {"dedup.radius": 3}).dedup.radius == 3
+    assert load_config("faces64").train.batch_size == 128
+    assert load_config("svhn32").train.batch_size == 64
+    assert load_config("svhn32", {"train.batch_size": 3}).train.batch_size == 3
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,8 @@ def test_effort_and_places_are_outside_the_identity_and_everything_else_is_insid
 
 
 def test_an_identity_can_be_cut_down_to_some_fields() -> None:
-    assert load_config("faces64").dedup.identity("radius", "threshold") == {"radius": 0, "threshold": "zero"}
+    shard = load_config("faces64").shard
+    assert shard.identity("size", "fit") == {"size": 64, "fit": "resize"}
 
 
 def test_sections_cannot_be_changed_after_the_fact() -> None:

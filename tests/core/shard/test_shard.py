@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from webdataset import WebDataset
+from webdataset.compat import WebDataset
 
 from dcgan_core.artifacts import Address, Manifest, read_manifest, read_part
 from dcgan_core.backend import LocalBackend
@@ -107,8 +107,9 @@ def test_webdatasets_own_reader_reads_images_and_classes(made: tuple[Store, Mani
 
 def test_decoded_by_webdataset_a_sample_is_the_picture(made: tuple[Store, Manifest]) -> None:
     store, manifest = made
-    dataset = WebDataset([str(path) for path in tars(store, manifest)], shardshuffle=False)  # pyright: ignore[reportArgumentType]
-    for image, label in dataset.decode("rgb8").to_tuple("jpg;png", "cls"):
+    dataset = WebDataset([str(path) for path in tars(store, manifest)], shardshuffle=False)
+    decoded: Any = dataset.decode("rgb8").to_tuple("jpg;png", "cls")
+    for image, label in decoded:
         assert image.shape == (16, 16, 3)
         assert label in (0, 1, 2)
 
