@@ -130,6 +130,14 @@ def read_manifest(store: Store, address: Address) -> Manifest | None:
         raise CorruptArtifact(store.uri(path), f"not a manifest ({error.error_count()} errors)") from None
 
 
+def readable_manifest(store: Store, address: Address) -> Manifest | None:
+    """The manifest at an address, or None where there is none that can be read."""
+    try:
+        return read_manifest(store, address)
+    except CorruptArtifact:
+        return None
+
+
 def write_manifest(store: Store, manifest: Manifest) -> None:
     text = manifest.model_dump_json(indent=1)
     store.write_bytes(f"{manifest.address.path}/manifest.json", text.encode())
@@ -175,13 +183,13 @@ def read_part(store: Store, address: Address, file: PartFile) -> bytes:
 
 
 def all_manifests(store: Store, artifact: str | None = None) -> list[Manifest]:
-    """All finished artifacts (of one kind), oldest first."""
+    """All finished artifacts (of one kind), oldest first; one whose manifest is damaged is left out."""
     kinds = [artifact] if artifact else store.names(FOLDER)
     found = [
         manifest
         for kind in kinds
         for fingerprint in store.names(f"{FOLDER}/{kind}")
-        if (manifest := read_manifest(store, Address(kind, fingerprint)))
+        if (manifest := readable_manifest(store, Address(kind, fingerprint)))
     ]
     return sorted(found, key=lambda manifest: (manifest.finished, manifest.artifact, manifest.fingerprint))
 

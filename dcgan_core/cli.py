@@ -144,6 +144,12 @@ def verify(artifact: Annotated[str, typer.Argument(help="KIND, KIND/FINGERPRINT,
             out.print(
                 f"[green]sound[/]   {manifest.address}  {len(manifest.files)} files, {_size(manifest.bytes)}"
             )
+    for address in unfinished(store) if artifact == "all" else []:
+        if store.exists(f"{address.path}/manifest.json"):
+            err.print(
+                f"[red]damaged[/] {store.uri(address.path)}/manifest.json cannot be read", soft_wrap=True
+            )
+            damaged += 1
     if damaged:
         raise typer.Exit(1)
 
@@ -203,13 +209,13 @@ def sample(
 ) -> None:
     """Draw images from a trained model."""
     from dcgan_core import images
-    from dcgan_core.models.weights import load_model, to_uint8
+    from dcgan_core.models.weights import load_model, load_trained, to_uint8
 
     store = load_place().store()
     if Path(model).expanduser().exists() or "://" in model:
         trained = load_model(model)
     else:
-        trained = load_model(store.uri(find(store, model).address.path), store.options)
+        trained = load_trained(store, find(store, model))
     drawn = to_uint8(trained.sample(n, seed=seed, ema=ema))
     if each:
         folder = to.with_suffix("") if to.suffix == ".png" else to

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dcgan_core.artifacts import FOLDER, Address, Manifest
+from dcgan_core.artifacts import FOLDER, Address, Manifest, readable_manifest
 from dcgan_core.storage import Store
 
 
@@ -21,12 +21,12 @@ def superseded(manifests: Sequence[Manifest], keep: int) -> list[Manifest]:
 
 
 def unfinished(store: Store) -> list[Address]:
-    """Folders of artifacts without a manifest: still being made, or cut off (a rerun goes on with them)."""
+    """Folders of artifacts without a readable manifest: being made, cut off (a rerun goes on), or damaged."""
     return [
         Address(kind, fingerprint)
         for kind in store.names(FOLDER)
         for fingerprint in store.names(f"{FOLDER}/{kind}")
-        if not store.exists(f"{FOLDER}/{kind}/{fingerprint}/manifest.json")
+        if readable_manifest(store, Address(kind, fingerprint)) is None
     ]
 
 

@@ -61,9 +61,9 @@ class Analyze(Stage):
         return [Part(index, self.part_key(content, name), name) for index, name in enumerate(FIGURES)]
 
     def work(self, store: Store, part: Part, progress: Progress) -> Receipt:
-        from dcgan_core.models.weights import load_model
+        from dcgan_core.models.weights import load_trained
 
-        model = load_model(store.uri(self.inputs["train"].path), store.options)
+        model = load_trained(store, self.input_manifest(store, "train"))
         seed = self.seed + part.index
         name: str = part.payload
         draw = {"samples": self._samples, "walk": self._walk, "neighbours": self._neighbours}[name]

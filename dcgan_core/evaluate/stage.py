@@ -88,11 +88,11 @@ class Features(_OverSets):
 
         from dcgan_core.evaluate.features import batch_norm_mode, calibration_batches, extract
         from dcgan_core.models.dcgan import build
-        from dcgan_core.models.weights import load_model
+        from dcgan_core.models.weights import load_trained
 
         spec: LabelledSet = part.payload
         data = self.load(spec)
-        model = load_model(store.uri(self.inputs["train"].path), store.options)
+        model = load_trained(store, self.input_manifest(store, "train"))
         _, untrained = build(model.spec, self.seed)
         pixels = {"train": data.train_images_NHW3, "test": data.test_images_NHW3}
         tensors = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -13,10 +14,11 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
+from dcgan_core.artifacts import Manifest, read_part
 from dcgan_core.errors import ConfigError
 from dcgan_core.models.dcgan import Discriminator, Generator
 from dcgan_core.models.specs import NetSpec, net_spec, spec_from_json
-from dcgan_core.storage import open_location, read_whole
+from dcgan_core.storage import Store, open_location, read_whole
 
 
 @dataclass(frozen=True)
@@ -86,15 +88,20 @@ def load_model(folder: str | Path, options: dict[str, Any] | None = None) -> Mod
         raise ConfigError(
             f"{folder} holds no model.json; give the folder of a train artifact (dcgan list artifacts)"
         )
-    spec = spec_from_json(json.loads(read_whole(fs, f"{top}/model.json"))["spec"])
-    generator, discriminator = Generator(spec), Discriminator(spec)
-    load_net(generator, read_whole(fs, f"{top}/generator.safetensors"))
-    load_net(discriminator, read_whole(fs, f"{top}/discriminator.safetensors"))
-    ema = None
-    if fs.exists(f"{top}/ema.safetensors"):
-        ema = Generator(spec)
-        load_net(ema, read_whole(fs, f"{top}/ema.safetensors"))
-    return Model(spec, generator.eval(), discriminator.eval(), ema)
+    has_average = fs.exists(f"{top}/ema.safetensors")
+    return _rebuilt(lambda name: read_whole(fs, f"{top}/{name}"), has_average)
+
+
+def load_trained(store: Store, manifest: Manifest) -> Model:
+    """The model of a train artifact, every file checked against its manifest.
+
+    Raises CorruptArtifact where one differs, ConfigError where the artifact is of another kind.
+    """
+    files = {file.name: file for file in manifest.files}
+    if "model.json" not in files:
+        raise ConfigError(f"{manifest.address} is not a trained model (dcgan list artifacts)")
+    has_average = "ema.safetensors" in files
+    return _rebuilt(lambda name: read_part(store, manifest.address, files[name]), has_average)
 
 
 def load_authors_svhn(path: Path) -> tuple[Generator, Discriminator]:
@@ -124,6 +131,17 @@ def load_authors_svhn(path: Path) -> tuple[Generator, Discriminator]:
         _fill_norm(blocks[2][1], d[5], d[6])
         discriminator.logit.weight.copy_(d[7].T)
     return generator, discriminator
+
+
+def _rebuilt(read: Callable[[str], bytes], has_average: bool) -> Model:
+    spec = spec_from_json(json.loads(read("model.json"))["spec"])
+    generator, discriminator = Generator(spec), Discriminator(spec)
+    load_net(generator, read("generator.safetensors"))
+    load_net(discriminator, read("discriminator.safetensors"))
+    ema = Generator(spec) if has_average else None
+    if ema is not None:
+        load_net(ema, read("ema.safetensors"))
+    return Model(spec, generator.eval(), discriminator.eval(), ema)
 
 
 def _fill_norm(norm: nn.Module, gain: Tensor, bias: Tensor) -> None:

@@ -148,6 +148,15 @@ def test_a_damaged_manifest_is_named_not_taken_for_none(store: Store, text: byte
         read_manifest(store, ADDRESS)
 
 
+def test_a_damaged_manifest_keeps_nobody_from_the_other_artifacts(store: Store) -> None:
+    sound = with_rows(store)
+    damaged = Address("crops", "da3a9ed0")
+    store.write_bytes(f"{damaged.path}/manifest.json", b"{")
+    assert all_manifests(store) == [sound]
+    assert find(store, "crops") == sound
+    assert unfinished(store) == [damaged]
+
+
 def test_a_receipt_that_cannot_be_read_counts_as_none(store: Store) -> None:
     good = Receipt(part=3, key="k", files=(PartFile(name="x", bytes=1, sha256="y"),), counts={"ok": 2})
     write_receipt(store, ADDRESS, good)

@@ -153,6 +153,15 @@ def test_verification_passes_sound_artifacts_and_names_a_damaged_file(
     assert dcgan("verify", "crops").code == 0
 
 
+def test_a_damaged_manifest_is_named_and_can_be_cleared_away(dcgan: Dcgan, finished_store: Store) -> None:
+    finished_store.write_bytes("artifacts/crops/feed/manifest.json", b"{")
+    ended = dcgan("verify", root=finished_store.root)
+    assert ended.code == 1
+    assert "crops/feed/manifest.json cannot be read" in ended.err
+    dcgan("gc", "--keep", "1", "--unfinished", "--yes")
+    assert dcgan("verify").code == 0
+
+
 def test_an_artifact_is_deleted_only_when_one_says_so(
     dcgan: Dcgan, finished_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

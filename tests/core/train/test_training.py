@@ -18,11 +18,11 @@ from torch.nn import functional as F
 from dcgan_core.artifacts import Address, Manifest, Receipt, find, read_manifest
 from dcgan_core.backend import LocalBackend
 from dcgan_core.config import TrainConfig
-from dcgan_core.errors import ConfigError, NotEnoughMemory, TrainingDiverged
+from dcgan_core.errors import ConfigError, CorruptArtifact, NotEnoughMemory, TrainingDiverged
 from dcgan_core.images import decode_rgb
 from dcgan_core.models.dcgan import Discriminator, Generator, build
 from dcgan_core.models.specs import net_spec
-from dcgan_core.models.weights import draw_z, load_model
+from dcgan_core.models.weights import draw_z, load_model, load_trained
 from dcgan_core.pipeline import load_pipeline
 from dcgan_core.progress import silent
 from dcgan_core.stage import run
@@ -262,6 +262,19 @@ def test_a_model_is_found_in_its_artifact_or_its_folder_and_nowhere_else(
         load_model(tmp_path)
     with pytest.raises(ConfigError, match="nothing at"):
         load_model(tmp_path / "absent")
+
+
+def test_damaged_weights_are_named_and_not_used(finished_store: Store) -> None:
+    train_manifest = find(finished_store, "train")
+    path = finished_store.local_path(train_manifest.address.part_path("discriminator.safetensors"))
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CorruptArtifact) as caught:
+        load_trained(finished_store, train_manifest)
+    assert caught.value.path == str(path)
+    with pytest.raises(ConfigError, match="is not a trained model"):
+        load_trained(finished_store, find(finished_store, "crops"))
 
 
 def test_a_model_without_a_moving_average_says_so(store: Store) -> None:
