@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 export DCGAN_ROOT   ?= $(CURDIR)/data
 # Prefect's own files stay beside the data, whatever profile the user has.
-export PREFECT_HOME ?= $(DCGAN_ROOT)/prefect
+export PREFECT_HOME ?= $(CURDIR)/data/prefect
 export PREFECT_SERVER_ANALYTICS_ENABLED ?= false
 # The first start compiles a fresh .venv and makes the database: more than the default 20 s on a slow machine.
 export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS ?= 180

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.connection
+import os
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -31,7 +34,8 @@ class LocalBackend:
                 yield perform(stage, store, part, progress)
             return
         context = multiprocessing.get_context("spawn")  # fork is unsafe once torch has threads
-        with ProcessPoolExecutor(min(self.slots, len(parts)), mp_context=context) as pool:
+        workers = min(self.slots, len(parts))
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
             try:
                 futures = [pool.submit(perform, stage, store, part) for part in parts]
                 for future in as_completed(futures):
@@ -43,3 +47,15 @@ class LocalBackend:
                 ) from None
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """Let a worker process end as soon as the process that started it is gone, killed or not."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_wait_and_end, args=(parent.sentinel,), daemon=True).start()
+
+
+def _wait_and_end(sentinel: int) -> None:
+    multiprocessing.connection.wait([sentinel])
+    os._exit(1)

@@ -212,7 +212,8 @@ def sample(
     from dcgan_core.models.weights import load_model, load_trained, to_uint8
 
     store = load_place().store()
-    if Path(model).expanduser().exists() or "://" in model:
+    here = Path(model).expanduser()
+    if (here / "model.json").exists() or (here / "parts" / "model.json").exists() or "://" in model:
         trained = load_model(model)
     else:
         trained = load_trained(store, find(store, model))
@@ -258,7 +259,7 @@ def _bar(label: str, unit: str) -> Iterator[Report]:
         TimeRemainingColumn(),
         TextColumn("[dim]{task.fields[note]}"),
     )
-    with Progress(*columns, console=err, transient=True) as bars:
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
         task = bars.add_task(label, total=1, unit=unit, note="")
 
         def report(done: float, total: float, note: str) -> None:

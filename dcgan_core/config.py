@@ -373,8 +373,9 @@ def _read_preset(preset: str) -> dict[str, Any]:
     elif preset.endswith(".toml"):
         try:
             text = Path(preset).expanduser().read_text("utf-8")
-        except OSError as error:
-            raise ConfigError(f"cannot read preset file {preset}: {error.strerror}") from None
+        except (OSError, UnicodeDecodeError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise ConfigError(f"cannot read preset file {preset}: {why}") from None
     else:
         raise ConfigError(
             f"there is no preset {preset!r}{_nearest(preset, preset_names())}; shipped: "

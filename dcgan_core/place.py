@@ -53,11 +53,14 @@ class Place(BaseSettings):
 def load_place() -> Place:
     """The place described by the environment; ConfigError names a variable that is wrong."""
     try:
-        return Place()
+        place = Place()
     except ValidationError as error:
         problem = error.errors()[0]
         name = f"DCGAN_{'_'.join(str(part) for part in problem['loc'])}".upper()
         raise ConfigError(f"{name}: {problem['msg']} (got {problem['input']!r})") from None
+    if place.s3_endpoint_url:  # for sources on the same store, which go through the S3 client's own settings
+        os.environ.setdefault("AWS_ENDPOINT_URL", place.s3_endpoint_url)
+    return place
 
 
 def processors() -> int:

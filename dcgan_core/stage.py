@@ -91,6 +91,9 @@ class Stage(ABC):
     def finish(self, store: Store, receipts: Sequence[Receipt]) -> Summary:
         """Counts of the whole artifact; raises where nothing usable is left."""
 
+    def settle(self, store: Store) -> None:  # noqa: B027
+        """Called whenever the artifact is there, made now or long ago; for what points to the newest run."""
+
     @cached_property
     def address(self) -> Address:
         """Where the artifact is: follows from settings, inputs, source, version and seed alone."""
@@ -190,6 +193,7 @@ def run(
     address = stage.address
     uri = store.uri(address.path)
     if not refresh and is_current(stage, store):
+        stage.settle(store)
         return Artifact(address, uri, cached=True)
     started, clock = now(), time.monotonic()
     inputs = {name: stage.input_manifest(store, name) for name in stage.inputs}
@@ -246,6 +250,7 @@ def run(
         },
     )
     write_manifest(store, manifest)
+    stage.settle(store)
     return Artifact(address, uri, cached=False, seconds=time.monotonic() - clock)
 
 

@@ -170,7 +170,11 @@ class Store:
     @contextmanager
     def _temporary(self) -> Iterator[Path]:
         folder = self.local_path(_TEMPORARY)
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError as error:
+            why = "the directory cannot be made"
+            raise StorageUnusable(self.root, why, "Set DCGAN_ROOT to a place that can be written") from error
         temporary = folder / f"{os.getpid()}-{uuid.uuid4().hex}"
         try:
             yield temporary
@@ -228,13 +232,25 @@ def _filesystem(protocol: str, **options: Any) -> fsspec.AbstractFileSystem:
         ) from None
 
 
+def _raise_of_client(path: str, error: Exception) -> None:
+    """Errors of the S3 client, which is not always installed: known by where they are defined."""
+    if type(error).__module__.partition(".")[0] not in ("botocore", "aiobotocore", "aiohttp"):
+        return
+    if type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError"):
+        raise ConfigError(f"{path}: {error}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from error
+    raise StorageError(f"{path}: {error}; check DCGAN_ROOT and DCGAN_S3_ENDPOINT_URL") from error
+
+
 @contextmanager
 def _translated(path: str) -> Iterator[None]:
     try:
         yield
     except (DcganError, FileNotFoundError):
         raise
-    except OSError as error:
+    except Exception as error:
+        _raise_of_client(path, error)
+        if not isinstance(error, OSError):
+            raise
         if error.errno in _UNUSABLE:
             why, advice = _UNUSABLE[error.errno]
             raise StorageUnusable(path, why, advice) from error

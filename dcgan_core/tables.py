@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -10,7 +10,11 @@ import pyarrow.parquet as pq
 
 from dcgan_core.artifacts import Address, Manifest, PartFile, read_part, write_part
 from dcgan_core.errors import CorruptArtifact
-from dcgan_core.storage import Store
+from dcgan_core.storage import Store, sha256_of_file
+
+GROUP_BYTES = 16 * 2**20
+"""Images in one row group: what a reader or writer holds at a time."""
+_BATCH_ROWS = 16
 
 
 def encode_rows(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> bytes:
@@ -20,16 +24,33 @@ def encode_rows(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> bytes:
 
 def encode_table(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
-    binary = {field.name for field in table.schema if pa.types.is_large_binary(field.type)}
-    compression = {name: "none" if name in binary else "zstd" for name in table.schema.names}
-    plain = [name for name in table.schema.names if name not in binary]
-    options: dict[str, Any] = {
-        "compression": compression,
-        "use_dictionary": plain,
-        "write_statistics": plain,
-    }
-    pq.write_table(table, sink, **options)
+    pq.write_table(table, sink, **_options(table.schema))
     return sink.getvalue().to_pybytes()
+
+
+def write_stream(
+    store: Store, address: Address, name: str, rows: Iterable[Mapping[str, Any]], schema: pa.Schema
+) -> PartFile:
+    """Write a parquet file of an artifact from rows as they come, holding one row group at a time."""
+    count, size = 0, 0
+    group: list[Mapping[str, Any]] = []
+    with store.writing(address.part_path(name)) as path:
+        with pq.ParquetWriter(path, schema, **_options(schema)) as writer:
+            for row in rows:
+                group.append(row)
+                count, size = count + 1, size + len(row.get("image") or b"")
+                if size >= GROUP_BYTES:
+                    writer.write_table(pa.Table.from_pylist(group, schema=schema))
+                    group, size = [], 0
+            writer.write_table(pa.Table.from_pylist(group, schema=schema))
+        return PartFile(name=name, bytes=path.stat().st_size, sha256=sha256_of_file(path), rows=count)
+
+
+def _options(schema: pa.Schema) -> dict[str, Any]:
+    binary = {field.name for field in schema if pa.types.is_large_binary(field.type)}
+    plain = [name for name in schema.names if name not in binary]
+    compression = {name: "none" if name in binary else "zstd" for name in schema.names}
+    return {"compression": compression, "use_dictionary": plain, "write_statistics": plain}
 
 
 def decode_table(data: bytes, columns: Iterable[str] | None = None) -> pa.Table:
@@ -63,6 +84,17 @@ def read_rows(
             store.uri(address.part_path(file.name)), f"{table.num_rows} rows, not {file.rows}"
         )
     return table
+
+
+def iterate_rows(
+    store: Store, address: Address, file: PartFile, columns: Iterable[str]
+) -> Iterator[dict[str, Any]]:
+    """Rows of a parquet file of an artifact, a few decoded at a time; hash and row count checked first."""
+    reader = pq.ParquetFile(pa.BufferReader(read_part(store, address, file)))
+    if file.rows is not None and reader.metadata.num_rows != file.rows:
+        raise CorruptArtifact(store.uri(address.part_path(file.name)), "its number of rows differs")
+    for batch in reader.iter_batches(_BATCH_ROWS, columns=list(columns)):
+        yield from batch.to_pylist()
 
 
 def read_all(store: Store, manifest: Manifest, prefix: str, columns: Iterable[str] | None = None) -> pa.Table:

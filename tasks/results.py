@@ -17,7 +17,7 @@ def say_where() -> None:
     lines = [f"[bold]Report[/]    {store.uri(LATEST)}"]
     lines += [f"[bold]Samples[/]   {picture}" for picture in _pictures(store)]
     lines += [f"[bold]Scores[/]    {line}" for line in _scores(store)]
-    lines += ["", f"Everything lies under {place.root}. Look around: [bold].venv/bin/dcgan list[/]"]
+    lines += ["", f"Look around: [bold]DCGAN_ROOT={place.root} .venv/bin/dcgan list[/]"]
     console = Console(highlight=False)
     console.rule("[green]done")
     for line in lines:

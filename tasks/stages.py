@@ -9,6 +9,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.logging import get_run_logger
+from prefect.runtime import task_run
 from prefect.states import Completed
 from prefect.tasks import Task
 
@@ -44,7 +45,7 @@ def _make(stage: Stage, store: Store, place: Place, refresh: bool) -> Artifact:
                 stage,
                 store,
                 backend_of(place),
-                refresh=refresh,
+                refresh=refresh and task_run.run_count <= 1,  # a retry goes on with what the first try did
                 progress=progress,
                 place={"root": place.root, "train_workers": place.train_workers},
             )

@@ -92,14 +92,17 @@ class YuNetDetector:
             # One size after the other from the full array, so that no level adds blur of its own.
             level = cv2.resize(bgr, (width, height), interpolation=cv2.INTER_AREA)
             scale_xy = np.array([bgr.shape[1] / width, bgr.shape[0] / height], np.float64)
-            self._network.setInputSize((width, height))
+            # Narrower than its largest stride, the network reads memory that nobody has written.
+            right, below = max(0, _YUNET_STRIDE - width), max(0, _YUNET_STRIDE - height)
+            level = cv2.copyMakeBorder(level, 0, below, 0, right, cv2.BORDER_CONSTANT)
+            self._network.setInputSize((width + right, height + below))
             _, found_N15 = self._network.detect(level)
             for row_15 in () if found_N15 is None else found_N15.astype(np.float64):
                 x, y, box_width, box_height, *landmarks = (
                     (row_15[:14].reshape(7, 2) * scale_xy).ravel().tolist()
                 )
                 faces.append(Face(x, y, box_width, box_height, float(row_15[14]), tuple(landmarks)))
-        return _best_apart(faces)
+        return _best_apart(face for face in faces if _is_on(face, bgr.shape[1], bgr.shape[0]))
 
 
 def fetch_weights(location: str, sha256: str | None, cache: Path) -> Path:
@@ -133,6 +136,15 @@ def _haar_score(weight: float) -> float:
 
 
 _MOST_OVERLAP = 0.4
+
+
+_YUNET_STRIDE = 32
+
+
+def _is_on(face: Face, width: int, height: int) -> bool:
+    """Whether the middle of a box that has a size lies on the photo."""
+    x, y = face.x + face.width / 2, face.y + face.height / 2
+    return face.width >= 1 and face.height >= 1 and 0 <= x <= width and 0 <= y <= height
 
 
 def _best_apart(faces: Iterable[Face]) -> list[Face]:

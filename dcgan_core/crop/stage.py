@@ -19,7 +19,7 @@ from dcgan_core.images import Rgb
 from dcgan_core.progress import Progress
 from dcgan_core.stage import Part, Stage, Summary
 from dcgan_core.storage import Store, sha256_of_file
-from dcgan_core.tables import read_rows, write_rows
+from dcgan_core.tables import iterate_rows, write_rows
 
 if TYPE_CHECKING:
     from dcgan_core.crop.detect import Detector
@@ -63,6 +63,9 @@ class Crop(Stage):
         del settings["weights_sha256"]  # counts as source, given or found
         if self.config.method != "yunet":
             del settings["min_score"]
+        if self.config.method == "center":
+            for field in ("min_size", "margin", "detect_side", "max_faces"):
+                del settings[field]
         return settings
 
     def source(self) -> dict[str, Json]:
@@ -74,14 +77,20 @@ class Crop(Stage):
                 "crop.method is yunet and crop.weights is empty: give the path or url of the YuNet ONNX file "
                 "(-o crop.weights=...), or use crop.method=haar, which needs none"
             )
-        if self.config.weights_sha256:
-            return {"weights_sha256": self.config.weights_sha256.lower()}
+        wanted = self.config.weights_sha256
         path = Path(self.config.weights).expanduser()
+        if wanted and "://" in self.config.weights:
+            return {"weights_sha256": wanted.lower()}
         if not path.is_file():
             raise ConfigError(
                 f"crop.weights: there is no file {path}; for a url also set crop.weights_sha256"
             )
-        return {"weights_sha256": sha256_of_file(path)}
+        found = sha256_of_file(path)
+        if wanted and found != wanted.lower():
+            raise ConfigError(
+                f"crop.weights {path} has sha256 {found}, not the {wanted} of crop.weights_sha256"
+            )
+        return {"weights_sha256": found}
 
     def plan(self, store: Store) -> Sequence[Part]:
         files = self.input_manifest(store, "photos").named("photos-")
@@ -92,15 +101,16 @@ class Crop(Stage):
 
     def work(self, store: Store, part: Part, progress: Progress) -> Receipt:
         columns = ["key", "label", "status", "image"]
-        photos = read_rows(store, self.inputs["photos"], part.payload, columns).to_pylist()
         cutter = _cutter(self.config)
         rows: list[dict[str, Any]] = []
-        for done, photo in enumerate(photos, 1):
+        usable = 0
+        for done, photo in enumerate(iterate_rows(store, self.inputs["photos"], part.payload, columns), 1):
             if photo["status"] == "ok":
+                usable += 1
                 rows += cutter.rows(photo)
-            progress(done, len(photos), "")
+            progress(done, part.items, "")
         counts = Counter(row["status"] for row in rows)
-        counts["photos"] = sum(photo["status"] == "ok" for photo in photos)
+        counts["photos"] = usable
         file = write_rows(store, self.address, f"crops-{part.index:05d}.parquet", rows, CROPS)
         return Receipt(part=part.index, key=part.key, files=(file,), counts=dict(counts))
 

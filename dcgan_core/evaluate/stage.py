@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import pyarrow as pa
 
-from dcgan_core.artifacts import Address, PartFile, Receipt, read_part, write_part
+from dcgan_core.artifacts import Manifest, Receipt, read_part, write_part
 from dcgan_core.config import EvaluateConfig, Json, LabelledSet
 from dcgan_core.progress import Progress
 from dcgan_core.stage import Part, Stage, Summary
@@ -141,9 +141,7 @@ class Scores(_OverSets):
 
         spec: LabelledSet = part.payload
         data = self.load(spec)
-        features = load_arrays(
-            _part_of(store, self.inputs["features"], self.input_manifest(store, "features"), part)
-        )
+        features = load_arrays(_features_of(store, self.input_manifest(store, "features"), spec.name))
         candidates = {
             name: (features[f"{name} train"], features[f"{name} test"]) for name in (TRAINED, UNTRAINED)
         }
@@ -205,6 +203,7 @@ class Scores(_OverSets):
         return Summary(counts=counts, metrics={"accuracy": accuracy})
 
 
-def _part_of(store: Store, address: Address, manifest: Any, part: Part) -> bytes:
-    file: PartFile = manifest.named(f"features-{part.index:05d}.")[0]
-    return read_part(store, address, file)
+def _features_of(store: Store, manifest: Manifest, name: str) -> bytes:
+    """By the set's name: the sets may stand in another order than when the features were made."""
+    (receipt,) = (receipt for receipt in manifest.parts if receipt.metrics["set"] == name)
+    return read_part(store, manifest.address, receipt.files[0])

@@ -13,7 +13,8 @@ from dcgan_core.stage import Part, Stage, Summary
 from dcgan_core.storage import Store
 
 LATEST = "report/index.html"
-"""The newest report also lies here, under the root, where it can be bookmarked."""
+"""The report of the latest run also lies here, under the root, where it can be bookmarked."""
+_FROM_ROOT = "from-root.html"
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,16 @@ class Report(Stage):
         manifests = {name: self.input_manifest(store, name) for name in self.inputs}
         content = gather(store, manifests, self.config, self.preset)
         # The page shows when and how fast things were made, so its bytes differ from run to run.
-        page = render(content, artifacts="../../..").encode()
-        file = write_part(store, self.address, "index.html", page, is_data=False)
-        store.write_bytes(LATEST, render(content, artifacts="../artifacts").encode())
-        return Receipt(part=0, key=part.key, files=(file,), counts={"pages": 1})
+        pages = {"index.html": "../../..", _FROM_ROOT: "../artifacts"}
+        files = tuple(
+            write_part(store, self.address, name, render(content, artifacts=links).encode(), is_data=False)
+            for name, links in pages.items()
+        )
+        return Receipt(part=0, key=part.key, files=files, counts={"pages": 1})
+
+    def settle(self, store: Store) -> None:
+        """Put this run's page where the newest report lies."""
+        store.copy(self.address.part_path(_FROM_ROOT), LATEST)
 
     def finish(self, store: Store, receipts: Sequence[Receipt]) -> Summary:
         return Summary(counts=receipts[0].counts)

@@ -51,6 +51,10 @@ class Outcome:
     seconds: float = 0.0
 
 
+PART_BYTES = 64 * 2**20
+"""A part is cut where its items reach this size, so that whoever reads it whole needs bounded memory."""
+
+
 class Source(Protocol):
     """To add a source: write one of these and name it in ``open_source`` (see CONTRIBUTING)."""
 
@@ -91,23 +95,26 @@ def open_source(config: ScrapeConfig, seed: int) -> Source:
 
 def item_key(locator: str) -> str:
     """A key of 16 hex digits: safe in tars (no dots), in paths and in urls."""
-    return hashlib.sha256(locator.encode()).hexdigest()[:16]
+    return hashlib.sha256(locator.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def chunks(items: Sequence[Item], target: int) -> list[list[Item]]:
     """Cut items into parts of about ``target``, at places that depend only on the items near them.
 
     Adding, changing or removing items therefore changes only the parts they lie in (content-defined
-    chunking), whatever the history of the root. Parts hold between target/4 and target*4 items.
+    chunking), whatever the history of the root. Parts hold between target/4 and target*4 items, fewer where
+    they are large.
     """
     parts: list[list[Item]] = []
     part: list[Item] = []
+    size = 0
     for item in items:
         part.append(item)
+        size += item.size or 0
         cut = int(hashlib.sha256(f"cut:{item.key}".encode()).hexdigest()[:8], 16) % target == 0
-        if (cut and len(part) >= target // 4) or len(part) >= 4 * target:
+        if (cut and len(part) >= target // 4) or len(part) >= 4 * target or size >= PART_BYTES:
             parts.append(part)
-            part = []
+            part, size = [], 0
     if part:
         parts.append(part)
     return parts
@@ -144,7 +151,8 @@ class FolderSource:
         listing = cast("dict[str, dict[str, Any]]", fs.find(top, detail=True))
         for path, info in listing.items():
             name = path[len(top) :].lstrip("/")
-            if not any(piece.startswith(".") for piece in name.split("/")):
+            hidden = any(piece.startswith(".") for piece in name.split("/"))
+            if not hidden and info.get("type") == "file":  # no pipes, sockets or devices
                 found.append((name, info))
         # Oldest first: photos added later come last, so that parts made from the others stay as they are.
         found.sort(key=lambda entry: (str(_changed(entry[1])), entry[0]))
@@ -155,7 +163,7 @@ class FolderSource:
                 locator=name,
                 state=str(info.get("ETag") or info.get("etag") or _changed(info)),
                 size=int(info["size"]),
-                url=name,
+                url=_printable(name),
                 label=labels.get(name.split("/")[0]),
                 caption=name.split("/")[0] if self.classes else None,
             )
@@ -375,6 +383,11 @@ def _checked(item: Item, data: bytes | None, max_bytes: int) -> Outcome:
     if len(data) > max_bytes:
         return Outcome(item, "too_large", f"{len(data)} bytes, the limit is {max_bytes}")
     return Outcome(item, "ok", data=data)
+
+
+def _printable(name: str) -> str:
+    """A file name that is not UTF-8, written so that a table can hold it."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _changed(info: dict[str, Any]) -> object:

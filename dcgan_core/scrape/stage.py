@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -18,7 +18,7 @@ from dcgan_core.progress import Progress
 from dcgan_core.scrape.sources import Item, Outcome, Source, chunks, open_source
 from dcgan_core.stage import Part, Stage, Summary
 from dcgan_core.storage import Store, sha256_hex
-from dcgan_core.tables import write_rows
+from dcgan_core.tables import write_rows, write_stream
 
 PHOTOS = pa.schema(
     [
@@ -58,6 +58,14 @@ FETCHES = pa.schema(
 """What differs from run to run; outside the data hash."""
 
 
+_COMMON_FIELDS = ("source", "limit", "items_per_part", "max_bytes", "max_pixels")
+_FIELDS_OF = {
+    "urls": ("as_of", "url_column", "caption_column"),
+    "parquet": ("image_column", "label_column"),
+}
+"""Settings that make a difference: to all sources, and to one alone."""
+
+
 @dataclass(frozen=True)
 class Scrape(Stage):
     """Photos from a source. A part is a stretch of the source's items."""
@@ -70,7 +78,7 @@ class Scrape(Stage):
     config: ScrapeConfig
 
     def settings(self) -> dict[str, Json]:
-        return self.config.identity()
+        return self.config.identity(*_COMMON_FIELDS, *_FIELDS_OF.get(self.config.source, ()))
 
     def source(self) -> dict[str, Json]:
         return self._identity
@@ -100,21 +108,24 @@ class Scrape(Stage):
 
     def work(self, store: Store, part: Part, progress: Progress) -> Receipt:
         items: list[Item] = part.payload
-        rows, fetches, counts = [], [], Counter[str]()
-        fresh = [item for item in items if item.state != _REPEATED]
-        outcomes = {outcome.item.key: outcome for outcome in self._source.read(fresh)}
-        for done, item in enumerate(items, 1):
-            if item.state == _REPEATED:
-                outcome = Outcome(item, "duplicate", "the source names it more than once")
-            else:
-                outcome = outcomes[item.key]
-            row = photo_row(outcome, self.config.max_pixels)
-            rows.append(row)
-            fetches.append(_fetch_row(outcome))
-            counts[row["status"]] += 1
-            progress(done, len(items), "")
+        fetches: list[dict[str, Any]] = []
+        counts = Counter[str]()
+
+        def rows() -> Iterator[dict[str, Any]]:
+            outcomes = self._source.read([item for item in items if item.state != _REPEATED])
+            for done, item in enumerate(items, 1):
+                if item.state == _REPEATED:
+                    outcome = Outcome(item, "duplicate", "the source names it more than once")
+                else:
+                    outcome = next(outcomes)
+                row = photo_row(outcome, self.config.max_pixels)
+                fetches.append(_fetch_row(outcome))
+                counts[row["status"]] += 1
+                progress(done, len(items), "")
+                yield row
+
         files = (
-            write_rows(store, self.address, f"photos-{part.index:05d}.parquet", rows, PHOTOS),
+            write_stream(store, self.address, f"photos-{part.index:05d}.parquet", rows(), PHOTOS),
             write_rows(
                 store, self.address, f"fetches-{part.index:05d}.parquet", fetches, FETCHES, is_data=False
             ),
@@ -127,13 +138,18 @@ class Scrape(Stage):
             counts.update(receipt.counts)
         total = counts.total()
         rate = 1 - (counts["ok"] + counts["duplicate"]) / total
+        too_many = rate > self.config.max_failure_rate
+        if too_many or not counts["ok"]:
+            for receipt in receipts:  # what may pass is tried again by the next run
+                if receipt.counts.keys() & _PASSING:
+                    store.delete(f"{self.address.path}/receipts/{receipt.part:05d}.json")
         if not counts["ok"]:
             advice = (
-                "No item of the source is a usable photo: look at the reasons, mend what is wrong and, where "
-                "the source itself stays the same (a list of urls), run it again with refresh (--refresh)"
+                "No item of the source is a usable photo: look at the reasons and mend them. What may pass "
+                "is tried again by the next run, all of it with --refresh"
             )
             raise NoUsableData("scrape", dict(counts), advice)
-        if rate > self.config.max_failure_rate:
+        if too_many:
             raise TooManyFailures("scrape", rate, self.config.max_failure_rate, dict(counts))
         return Summary(counts={"items": total, **dict(sorted(counts.items()))})
 
@@ -161,6 +177,7 @@ def photo_row(outcome: Outcome, max_pixels: int) -> dict[str, Any]:
 
 
 _REPEATED = "repeated"
+_PASSING = {"http_error", "timeout", "connection_failed", "truncated", "read_failed"}
 
 
 def _repeats_named(items: Sequence[Item]) -> list[Item]:

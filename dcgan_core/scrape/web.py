@@ -65,6 +65,13 @@ class DemoSource:
             yield from asyncio.run(fetch_all(items, manners))
 
 
+def _in_windows(items: Sequence[Item], manners: Manners) -> Iterator[Outcome]:
+    """A few round trips' worth at a time, so that not all bodies of a part are held at once."""
+    width = 4 * manners.concurrency
+    for start in range(0, len(items), width):
+        yield from asyncio.run(fetch_all(items[start : start + width], manners))
+
+
 def manners_of(
     config: ScrapeConfig, *, allow_loopback: bool, addresses: dict[str, tuple[str, int]] | None = None
 ) -> Manners:

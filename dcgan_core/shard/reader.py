@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
 from dcgan_core import images
 from dcgan_core.artifacts import Manifest, PartFile, read_part
 from dcgan_core.errors import CorruptArtifact, DecodeError, NotEnoughMemory
+from dcgan_core.memory import free_memory
 from dcgan_core.progress import Progress, silent
 from dcgan_core.storage import Store
 from dcgan_core.tables import read_rows
@@ -41,7 +41,7 @@ def read_images(store: Store, manifest: Manifest, size: int, progress: Progress 
     """
     count = sample_count(manifest)
     needed = count * 3 * size * size
-    free = psutil.virtual_memory().available
+    free = free_memory()
     if needed > 0.8 * free:
         raise NotEnoughMemory(
             f"holding {count} images of {size} px", needed, free, "Lower shard.size or scrape.limit"

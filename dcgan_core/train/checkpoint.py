@@ -44,12 +44,13 @@ def save(
             address,
             f"{folder}/{name}.safetensors",
             save_tensors({key: value.detach().cpu().contiguous() for key, value in group.items()}),
+            is_data=False,
         )
         for name, group in tensors.items()
     ]
     state = {"step": step, "sha256": {file.name: file.sha256 for file in files}, **facts}
     text = (json.dumps(state, indent=1) + "\n").encode()
-    return (*files, write_part(store, address, f"{folder}/state.json", text))
+    return (*files, write_part(store, address, f"{folder}/state.json", text, is_data=False))
 
 
 def whole(store: Store, address: Address) -> list[Checkpoint]:
@@ -109,8 +110,8 @@ def _read(store: Store, address: Address, name: str) -> Checkpoint | None:
             if sha256_hex(data) != sha256:
                 return None
             tensors[path.rpartition("/")[2].removesuffix(".safetensors")] = load_tensors(data)
-            files.append(PartFile(name=path, bytes=len(data), sha256=sha256))
+            files.append(PartFile(name=path, bytes=len(data), sha256=sha256, data=False))
     except (FileNotFoundError, ValueError, KeyError):
         return None
-    files.append(PartFile(name=f"{folder}/state.json", bytes=len(text), sha256=sha256_hex(text)))
+    files.append(PartFile(name=f"{folder}/state.json", bytes=len(text), sha256=sha256_hex(text), data=False))
     return Checkpoint(facts["step"], tensors, facts, tuple(files))

@@ -136,7 +136,9 @@ def finish(
     files.append(write_part(store, address, "discriminator.safetensors", net_bytes(run.discriminator.net)))
     files.append(write_part(store, address, "model.json", describe_model(spec, facts)))
     lines = "".join(json.dumps(line) + "\n" for line in run.log)
-    files.append(write_part(store, address, "metrics.jsonl", lines.encode(), rows=len(run.log)))
+    files.append(
+        write_part(store, address, "metrics.jsonl", lines.encode(), rows=len(run.log), is_data=False)
+    )
     return [*files, *run.samples, *run.checkpoints]
 
 
@@ -205,7 +207,7 @@ def _draw_samples(
                 drawn = net(z_NZ)
             picture = images.encode_png(images.grid(to_uint8(drawn.float())))
             path = f"samples/{name}-{run.step:08d}.png"
-            run.samples.append(write_part(store, address, path, picture))
+            run.samples.append(write_part(store, address, path, picture, is_data=False))
 
 
 def _save(run: Run, config: TrainConfig, store: Store, address: Address, key: str, runtime: Runtime) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from dcgan_core.artifacts import Receipt
 from dcgan_core.config import Json, ShardConfig, TrainConfig
 from dcgan_core.errors import ConfigError, NotEnoughMemory
+from dcgan_core.memory import free_memory
 from dcgan_core.models.specs import NetSpec, net_spec
 from dcgan_core.progress import Progress, silent
 from dcgan_core.stage import Part, Stage, Summary
@@ -33,7 +34,13 @@ class Train(Stage):
     gpus: int = -1
 
     def settings(self) -> dict[str, Json]:
-        return self.config.identity()
+        """The networks count as they are built, whatever fields describe them."""
+        settings = self.config.identity()
+        for field in ("net", "size", "width", "z_size"):
+            del settings[field]
+        if self.config.steps:
+            del settings["epochs"]
+        return {**settings, "spec": self.spec.to_json()}
 
     @property
     def spec(self) -> NetSpec:
@@ -45,11 +52,12 @@ class Train(Stage):
                 f"train.net {config.net} draws {spec.size} px and the shards hold {self.shard.size} px: set "
                 f"shard.size={spec.size} or train.size={self.shard.size}"
             )
+        _check_batch(self.config.batch_size, 1)
         return spec
 
     def plan(self, store: Store) -> Sequence[Part]:
         content = self.input_manifest(store, "shards").content
-        return [Part(0, self.part_key(content, self.spec.to_json()), None)]
+        return [Part(0, self.part_key(content), None)]
 
     def work(self, store: Store, part: Part, progress: Progress) -> Receipt:
         from dcgan_core.train.runtime import LocalRuntime, local_device
@@ -62,11 +70,7 @@ class Train(Stage):
         from dcgan_core.shard.reader import read_images
         from dcgan_core.train.loop import finish, steps_of, train
 
-        if self.config.batch_size % runtime.world_size:
-            raise ConfigError(
-                f"train.batch_size {self.config.batch_size} cannot be split over {runtime.world_size} "
-                "workers: take a multiple of the number of workers (DCGAN_TRAIN_WORKERS)"
-            )
+        _check_batch(self.config.batch_size, runtime.world_size)
         spec = self.spec
         self._check_memory(spec, runtime)
         shards = self.input_manifest(store, "shards")
@@ -91,7 +95,6 @@ class Train(Stage):
         return Summary(counts=receipts[0].counts, metrics=receipts[0].metrics)
 
     def _check_memory(self, spec: NetSpec, runtime: Runtime) -> None:
-        import psutil
         import torch
 
         from dcgan_core.models.dcgan import training_bytes
@@ -100,7 +103,7 @@ class Train(Stage):
         if runtime.device.type == "cuda":
             free = torch.cuda.mem_get_info(runtime.device)[0]
         else:
-            free = psutil.virtual_memory().available // max(1, runtime.world_size)
+            free = free_memory() // max(1, runtime.world_size)
         if needed > free:
             raise NotEnoughMemory(
                 f"training {spec.name} at {spec.size} px with batches of {self.config.batch_size}",
@@ -108,3 +111,12 @@ class Train(Stage):
                 free,
                 "Lower train.batch_size or train.width, or use more workers (DCGAN_TRAIN_WORKERS)",
             )
+
+
+def _check_batch(batch_size: int, workers: int) -> None:
+    """Batch norm needs two images on each worker, and all workers the same number."""
+    if batch_size % workers or batch_size < 2 * workers:
+        raise ConfigError(
+            f"train.batch_size {batch_size} cannot be split over {workers} workers: take a multiple of the "
+            "number of workers (DCGAN_TRAIN_WORKERS) with at least two images each"
+        )

@@ -268,6 +268,7 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path) -> None:
         silent.settimeout(60)
         connection, _ = silent.accept()
         with connection:
+            assert connection.recv(1)  # the request is under way
             command.send_signal(signal.SIGINT)
             _, said = command.communicate(timeout=60)
     assert command.returncode == 130

@@ -50,7 +50,8 @@ def remade(tiny: Tiny, store: Store, overrides: dict[str, Any] | None = None) ->
     ("key", "value", "changed"),
     [
         ("seed", 43, FROM_PHOTOS),
-        ("scrape.as_of", "2024-05-06", FROM_PHOTOS),
+        ("scrape.as_of", "2024-05-06", set()),  # a folder is as it is on any day
+        ("train.epochs", 3, set()),  # train.steps is given
         ("scrape.max_bytes", 10**6, FROM_PHOTOS),
         ("scrape.limit", 19, FROM_PHOTOS),
         ("crop.method", "center", FROM_CROPS),

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import tarfile
+import threading
 from collections.abc import Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcgan_core.artifacts import Manifest, read_manifest
+from dcgan_core.artifacts import Address, Manifest, read_manifest
 from dcgan_core.backend import LocalBackend
 from dcgan_core.config import PipelineConfig, load_config
 from dcgan_core.errors import ConfigError, NoUsableData, TooManyFailures
@@ -376,3 +379,57 @@ def test_an_item_added_within_a_long_list_changes_a_few_parts(place: int) -> Non
     }
     assert len(before) > 200
     assert len(before - after) <= 10
+
+
+def test_another_day_is_another_source_of_urls_but_not_of_files(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("http://a/1\n")
+
+    def addresses(path: Path, source: str) -> set[Address]:
+        days = ("2024-05-06", "2024-05-13")
+        configs = [config_of(path, source, as_of=day) for day in days]
+        return {build(config, "faces64", upto="scrape").stages[0].address for config in configs}
+
+    assert len(addresses(tmp_path / "list.txt", "urls")) == 2
+    assert len(addresses(tmp_path, "folder")) == 1
+
+
+class _Host(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(PICTURE)))
+        self.end_headers()
+        self.wfile.write(PICTURE)
+
+    def log_message(self, format: str, *args: object) -> None:
+        return
+
+
+def test_after_an_outage_the_same_command_fetches_again(store: Store, tmp_path: Path) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Host) as host:
+        port = host.server_port
+    (tmp_path / "list.txt").write_text(f"http://127.0.0.1:{port}/1.jpg\n")  # nobody listens there now
+    config = config_of(tmp_path / "list.txt", "urls", allow_loopback=True, retries=0)
+    with pytest.raises(NoUsableData, match="1 connection_failed"):
+        scraped(store, config)
+    with ThreadingHTTPServer(("127.0.0.1", port), _Host) as host:
+        threading.Thread(target=host.serve_forever, daemon=True).start()
+        assert scraped(store, config).counts == {"items": 1, "ok": 1}
+        host.shutdown()
+
+
+def test_a_pipe_among_the_photos_is_passed_over(store: Store, tmp_path: Path) -> None:
+    fill(tmp_path / "in", {"a.jpg": PICTURE})
+    os.mkfifo(tmp_path / "in" / "b.jpg")
+    assert list(rows_of(store, config_of(tmp_path / "in"))) == ["a.jpg"]
+
+
+def test_a_name_that_is_not_utf8_is_a_row_like_any_other(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    Path(os.fsdecode(bytes(tmp_path / "in") + b"/\xff.jpg")).write_bytes(PICTURE)
+    (row,) = rows_of(store, config_of(tmp_path / "in")).values()
+    assert (row["status"], row["url"]) == ("ok", "\\udcff.jpg")
+
+
+def test_large_photos_make_small_parts(tmp_path: Path) -> None:
+    items = [Item(item_key(str(number)), str(number), size=30 * 2**20) for number in range(9)]
+    assert [len(part) for part in chunks(items, 256)] == [3, 3, 3]
