@@ -12,6 +12,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -264,6 +265,8 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path) -> None:
             env={**os.environ, "DCGAN_ROOT": str(tmp_path / "root")},
             stderr=subprocess.PIPE,
             text=True,
+            # Where the tests themselves run in the background, Ctrl-C is ignored, and children inherit that.
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )
         silent.settimeout(60)
         connection, _ = silent.accept()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-import psutil
 import pytest
 
 from dcgan_core.artifacts import (
@@ -313,13 +313,14 @@ def test_an_error_in_another_process_comes_out_as_it_was_raised(finished_store: 
 def test_killed_processes_are_said_to_be_killed_and_finished_parts_are_kept(
     finished_store: Store, tiny: Tiny
 ) -> None:
-    crops = load_pipeline(tiny.preset, tiny.overrides, upto="crop").of("crop")[0]
+    # One part a photo, so that not all are done by the time the first is known to be.
+    photos, crops = load_pipeline(tiny.preset, tiny.changed(scrape__items_per_part=1), upto="crop").stages
+    run(photos, finished_store, HERE)
     parts = len(crops.plan(finished_store))
 
     def kill_them(done: float, total: float, note: str) -> None:
-        for child in psutil.Process().children():
-            if done and "spawn_main" in " ".join(child.cmdline()):
-                child.kill()
+        for child in multiprocessing.active_children() if done else ():
+            child.kill()
 
     with pytest.raises(ClusterError, match="DCGAN_SLOTS=1"):
         run(crops, finished_store, LocalBackend(2), refresh=True, progress=kill_them)
@@ -328,7 +329,7 @@ def test_killed_processes_are_said_to_be_killed_and_finished_parts_are_kept(
     assert not run(crops, finished_store, HERE).cached
     manifest = read_manifest(finished_store, crops.address)
     assert manifest is not None
-    assert manifest.provenance["parts_reused"] == kept
+    assert manifest.provenance["parts_done"] <= parts - kept  # an earlier edition may have given some more
 
 
 def change_the_bytes(store: Store, address: Address) -> None:
