@@ -49,6 +49,8 @@ def main() -> int:
         print("\nstopping")
         return 0
     finally:
+        for impatience in (signal.SIGINT, signal.SIGTERM):  # a second one must not leave anybody behind
+            signal.signal(impatience, signal.SIG_IGN)
         for child in reversed(children):
             _stop(child)
 

@@ -166,6 +166,7 @@ def test_it_stops_cleanly_and_leaves_no_process(up: Up) -> None:
     children = psutil.Process(up.process.pid).children(recursive=True)
     assert children
     up.process.send_signal(signal.SIGTERM)
+    up.process.send_signal(signal.SIGINT)  # whoever is impatient
     assert up.process.wait(60) == 0
     _, alive = psutil.wait_procs(children, timeout=30)
     assert alive == []
