@@ -34,7 +34,8 @@ def main() -> int:
     os.environ["PREFECT_API_URL"] = API
     os.environ.setdefault("PREFECT_SERVER_UI_API_URL", API)
     os.environ.setdefault("PREFECT_WORKER_QUERY_SECONDS", "2")  # this server has only us to serve
-    signal.signal(signal.SIGTERM, _as_interrupt)
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, _interrupt_once)
     children: list[subprocess.Popen[bytes]] = []
     try:
         server = _start(["server", "start", "--host", HOST, "--port", str(PORT)], children)
@@ -49,8 +50,6 @@ def main() -> int:
         print("\nstopping")
         return 0
     finally:
-        for impatience in (signal.SIGINT, signal.SIGTERM):  # a second one must not leave anybody behind
-            signal.signal(impatience, signal.SIG_IGN)
         for child in reversed(children):
             _stop(child)
 
@@ -114,7 +113,10 @@ def _taken() -> bool:
     return False
 
 
-def _as_interrupt(_signal: int, _frame: object) -> None:
+def _interrupt_once(_signal: int, _frame: object) -> None:
+    """Stop; a second signal must not interrupt the stopping and leave anybody behind."""
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
