@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from dcgan_core.backend import LocalBackend
 from dcgan_core.pipeline import load_pipeline
-from dcgan_core.stage import run
+from dcgan_core.stage import FLOW_OF, run
 from dcgan_core.storage import Store
 
 # What the stages load when they have work; loaded once, so that no life begins with seconds of it.
@@ -38,19 +38,6 @@ HEAVY = (
 )
 
 
-ARTIFACTS = (
-    "photos",
-    "crops",
-    "autoencoder",
-    "codes",
-    "dedup",
-    "shards",
-    "train",
-    "features",
-    "scores",
-    "figures",
-    "report",
-)
 # Part of a path, and whether death comes before or after the file is in place.
 WHERE = (
     ("/parts/", "after"),
@@ -70,7 +57,7 @@ IN_TRAINING = (
 def deaths() -> list[tuple[str, str, str]]:
     """(artifact, part of the path, before or after) of every life but the last."""
     found = []
-    for artifact in ARTIFACTS:
+    for artifact in FLOW_OF:
         places = (*WHERE[:1], *IN_TRAINING, *WHERE[1:]) if artifact == "train" else WHERE
         found += [(artifact, place, when) for place, when in places]
     return found
