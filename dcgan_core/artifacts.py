@@ -76,6 +76,8 @@ class Manifest(_Record):
     config: dict[str, Any]
     source: dict[str, Any]
     seed: int
+    exclusions: str = ""
+    """Digest of the exclusion list it was made under; empty where there was none."""
     inputs: dict[str, InputRecord]
     predecessor: str | None
     parts: tuple[Receipt, ...]

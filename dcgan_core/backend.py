@@ -7,14 +7,15 @@ import multiprocessing.connection
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from typing import Any
 
 from dcgan_core.artifacts import Receipt
 from dcgan_core.errors import ClusterError
 from dcgan_core.progress import Progress
-from dcgan_core.stage import Part, Stage, perform
+from dcgan_core.stage import Part, Stage, lanes_of, perform, perform_together
 from dcgan_core.storage import Store
 
 
@@ -29,6 +30,9 @@ class LocalBackend:
         self, stage: Stage, store: Store, parts: Sequence[Part], progress: Progress
     ) -> Iterator[Receipt]:
         """Yield a receipt as each part ends. ClusterError where a process is killed from outside."""
+        if stage.together:
+            yield from self._work_together(stage, store, lanes_of(parts, self.slots), progress)
+            return
         if len(parts) <= 1 or self.slots <= 1:
             for part in parts:
                 yield perform(stage, store, part, progress)
@@ -47,6 +51,50 @@ class LocalBackend:
                 ) from None
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
+
+
+    def _work_together(
+        self, stage: Stage, store: Store, groups: Sequence[list[Part]], progress: Progress
+    ) -> Iterator[Receipt]:
+        if len(groups) <= 1:
+            for group in groups:
+                yield from perform_together(stage, store, group, progress)
+            return
+        context = multiprocessing.get_context("spawn")
+        done = context.SimpleQueue()
+        with ProcessPoolExecutor(
+            len(groups), mp_context=context, initializer=_report_to, initargs=(done,)
+        ) as pool:
+            try:
+                running = {pool.submit(_perform_reporting, stage, store, group) for group in groups}
+                while running:
+                    ended, running = wait(running, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
+                    while not done.empty():
+                        yield done.get()
+                    for future in ended:
+                        future.result()
+            except BrokenProcessPool:
+                raise ClusterError(
+                    f"a process working on {stage.artifact} was killed (out of memory?); run it again: what "
+                    "was done is kept. DCGAN_SLOTS=1 uses less memory"
+                ) from None
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+
+_POLL_SECONDS = 0.2
+_reports: list[Any] = []
+"""In a worker process: the queue on which its receipts go home."""
+
+
+def _report_to(queue: Any) -> None:
+    _end_with_parent()
+    _reports[:] = [queue]
+
+
+def _perform_reporting(stage: Stage, store: Store, parts: Sequence[Part]) -> None:
+    for receipt in perform_together(stage, store, parts):
+        _reports[0].put(receipt)
 
 
 def _end_with_parent() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 import types
 import typing
@@ -55,10 +56,11 @@ class Section(BaseModel):
 class ScrapeConfig(Section):
     """Where photos come from and what is fetched of them."""
 
-    source: Literal["folder", "imagefolder", "parquet", "urls", "demo"] = "folder"
+    source: Literal["folder", "imagefolder", "parquet", "urls", "search", "demo"] = "folder"
     """`folder`: photos below a directory, a plain tar or any fsspec prefix. `imagefolder`: one
     sub-directory a class. `parquet`: files with an `image` column. `urls`: a list of urls to fetch.
-    `demo`: the built-in LFW pages, fetched from a loopback server."""
+    `search`: pictures that a search engine finds for names of people. `demo`: the built-in LFW pages,
+    fetched from a loopback server."""
     path: str = effort("")
     """Directory, file or fsspec url of the source. Its content, not its name, enters the fingerprint."""
     as_of: date | None = None
@@ -67,9 +69,28 @@ class ScrapeConfig(Section):
     limit: PositiveInt | None = None
     """Take only the first so many items of the source (for a trial)."""
     url_column: str = "url"
-    """Column of a csv or parquet url list that holds the url."""
+    """Column of a csv, tsv, json or parquet url list that holds the url."""
     caption_column: str | None = None
-    """Column of a csv or parquet url list that holds a caption, if any."""
+    """Column of a url list that holds a caption, if any."""
+    names_from: Literal["dbpedia", "file"] = "dbpedia"
+    """`search`: where names come from. `dbpedia`: people by date of birth. `file`: `path`, one name a line."""
+    born_from: Annotated[int, Field(ge=1, le=9998)] = 1900
+    """`dbpedia`: first year of birth."""
+    born_to: Annotated[int, Field(ge=1, le=9998)] = 2005
+    """`dbpedia`: last year of birth. The default leaves out who may be a child."""
+    max_people: PositiveInt = 10_000
+    """`search`: number of people searched for, drawn by seed (paper: 10,000)."""
+    engine: str = "commons"
+    """`search`: the engine asked. `commons`: Wikimedia Commons. Your own: `package.module:Class`."""
+    images_per_person: Annotated[int, Field(ge=1, le=1000)] = 50
+    """`search`: largest number of pictures taken for one name."""
+    thumb_width: Literal[250, 330, 500, 960, 1280, 1920, 3840] = 960
+    """`commons`: width of the thumbnails asked for in pixels; its servers keep only these ready."""
+    licences: tuple[str, ...] = ()
+    """Web sources: keep only licences that begin with one of these, whatever the case ("CC0", "CC BY",
+    "Public domain"); empty: all. What is left out is a row, and is not fetched."""
+    drop_restrictions: tuple[str, ...] = ()
+    """Web sources: leave out what carries one of these restrictions, for example `["personality"]`."""
     image_column: str = "image"
     """Column of a parquet source that holds the encoded image: bytes, or a struct `{bytes, path}`."""
     label_column: str = "label"
@@ -81,28 +102,53 @@ class ScrapeConfig(Section):
     max_pixels: PositiveInt = 100_000_000
     """Largest photo in pixels, read from the header before anything is decoded."""
     contact: str = effort("")
-    """E-mail address or page that goes into the User-Agent, so that a site can reach you; `urls` needs it."""
+    """E-mail address or page that goes into the User-Agent, so that a site can reach you; `urls` and
+    `search` need it."""
     allow_loopback: bool = effort(False)
-    """Let `urls` name loopback addresses (for tests and servers of your own on this machine)."""
-    concurrency: PositiveInt = effort(32)
-    """Requests at once per part."""
+    """Let web sources name loopback addresses (for tests and servers of your own on this machine)."""
+    addresses: dict[str, str] = effort({})
+    """Host names that are not looked up, with the address and port to use instead, like curl's --resolve:
+    `{"photos.example.org" = "127.0.0.1:8080"}`."""
+    dbpedia_url: str = effort("https://dbpedia.org/sparql")
+    """SPARQL endpoint of DBpedia or of a mirror."""
+    row_cap: PositiveInt = effort(10_000)
+    """Rows after which that endpoint cuts an answer off without a word."""
+    commons_url: str = effort("https://commons.wikimedia.org/w/api.php")
+    """Action API of Wikimedia Commons or of another MediaWiki."""
+    concurrency: PositiveInt = effort(64)
+    """Requests at once per worker, over all hosts."""
     per_host: PositiveInt = effort(4)
-    """Requests at once per host and part."""
+    """Most requests at once per host; fewer where the host slows down. Known hosts have lower caps."""
     timeout_seconds: float = effort(20.0, gt=0)
     """Time for one request, from connecting to the last byte."""
     retries: Annotated[int, Field(ge=0)] = effort(3)
     """Further tries after a passing failure (connection, time-out, 429, 5xx)."""
     retry_base_seconds: float = effort(0.5, ge=0)
     """Upper bound of the first pause before a retry; doubles each time, with full jitter."""
+    breaker_failures: PositiveInt = effort(8)
+    """Failures in a row after which a host is left alone for `breaker_pause_seconds`, then twice that; after
+    the third time it is given up for this run (`host_down`)."""
+    breaker_pause_seconds: float = effort(30.0, ge=0)
+    """First pause of the circuit breaker."""
+    retry_failed: bool = effort(False)
+    """Web sources: take a finished scrape up again and fetch what failed, and only that."""
     max_failure_rate: Share = effort(0.9)
     """Stop with TooManyFailures when a larger share of the items than this fails."""
 
     @model_validator(mode="after")
     def _path_is_given(self) -> ScrapeConfig:
-        if self.source == "urls" and not self.contact:
+        if self.source in ("urls", "search") and not re.search(r"@|https?://", self.contact):
             raise ValueError(
-                "scrape.contact is empty: name an e-mail address or a page where a site's owner can reach you"
+                f"scrape.contact is {'no address' if self.contact else 'empty'}: name an e-mail address or a page (https://...) where a site's "
+                "owner can reach you"
             )
+        if not (self.contact.isascii() and self.contact.isprintable()):
+            raise ValueError("scrape.contact goes into a header: use plain ASCII on one line")
+        if self.born_to < self.born_from:
+            raise ValueError(f"scrape.born_to is {self.born_to}, before scrape.born_from ({self.born_from})")
+        for name, address in self.addresses.items():
+            if not re.fullmatch(r"\[?[0-9a-fA-F.:]+\]?:\d{1,5}", address):
+                raise ValueError(f"scrape.addresses: {name!r} is {address!r}; write address:port")
         return self
 
 
@@ -121,7 +167,15 @@ class CropConfig(Section):
     min_size: PositiveInt = 32
     """Smallest side of a face box in pixels of the full photo, before the margin."""
     min_score: Share = 0.6
-    """YuNet: smallest detection score kept."""
+    """YuNet: smallest detection score kept; finds a little below it become rows with status `low_score`."""
+    min_sharpness: Annotated[float, Field(ge=0.0)] = 0.0
+    """Crops less sharp than this become rows with status `blurred`: the variance of the Laplacian of the
+    stored crop in grey levels, which depends on `stored_size` and on how much was enlarged. 0: none is."""
+    align: bool = False
+    """YuNet: turn each crop about its centre until the eyes are level."""
+    keep_names: bool = False
+    """Give crops the name of who is on them, where the source names it (the photo's query). Off: none is
+    kept with a crop."""
     margin: Annotated[float, Field(ge=0.0, le=2.0)] = 0.2
     """Added on each side of the squared box, as a share of its side."""
     detect_side: PositiveInt = 640
@@ -130,6 +184,18 @@ class CropConfig(Section):
     """Largest number of faces taken from one photo, best first."""
     jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 95
     """JPEG quality of stored crops (4:4:4)."""
+    photo_seconds: float = effort(30.0, gt=0)
+    """Time for one photo, from its bytes to its crops; slower ones become rows with status
+    `decoder_timeout`."""
+
+    @model_validator(mode="after")
+    def _landmarks_for_alignment(self) -> CropConfig:
+        if self.align and self.method != "yunet":
+            raise ValueError(
+                f"crop.align needs the eyes, which crop.method={self.method} does not find; "
+                "use crop.method=yunet, or crop.align=false"
+            )
+        return self
 
 
 class DedupConfig(Section):

@@ -31,6 +31,21 @@ class MissingArtifact(DcganError):
         )
 
 
+class OutdatedArtifact(DcganError):
+    """What a stage reads was made under another exclusion list, so it may hold what must not be used."""
+
+    def __init__(self, wanted_by: str, artifact: str, flow: str, preset: str) -> None:
+        super().__init__(wanted_by, artifact, flow, preset)
+        self.wanted_by, self.artifact, self.flow, self.preset = wanted_by, artifact, flow, preset
+
+    def __str__(self) -> str:
+        return (
+            f"{self.wanted_by} reads {self.artifact}, which was made before the exclusion list changed; "
+            f"run: dcgan run {self.flow} --preset {self.preset} (what is not excluded is taken over), with "
+            "the same overrides"
+        )
+
+
 class CorruptArtifact(DcganError):
     """A file's bytes or rows differ from what its manifest says."""
 
@@ -57,6 +72,12 @@ class DecodeError(DataError):
 
     def __str__(self) -> str:
         return self.why
+
+
+class RefusedByApi(DataError):
+    """An API answered, and will not do what it was asked; asking again would not help."""
+
+    status = "search_refused"
 
 
 class NoUsableData(DcganError):

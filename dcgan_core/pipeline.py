@@ -14,6 +14,10 @@ from dcgan_core.dedup.stage import Codes, Dedup, TrainAutoencoder
 from dcgan_core.errors import ConfigError
 from dcgan_core.evaluate.stage import Features, Scores
 from dcgan_core.report.stage import Report
+from dcgan_core.scrape.candidates import Candidates
+from dcgan_core.scrape.fetch_stage import Fetch
+from dcgan_core.scrape.people import People
+from dcgan_core.scrape.search import Searches
 from dcgan_core.scrape.stage import Scrape
 from dcgan_core.shard.stage import Shard
 from dcgan_core.stage import Stage
@@ -66,7 +70,16 @@ def build(config: PipelineConfig, preset: str, *, upto: str = "all", gpus: int =
         made[stage.artifact] = stage.address
         stages.append(stage)
 
-    add(Scrape(seed, {}, preset, config.scrape))
+    if config.scrape.source == "search":
+        add(People(seed, {}, preset, config.scrape))
+        add(Searches(seed, inputs("people"), preset, config.scrape))
+        add(Candidates(seed, inputs("searches"), preset, config.scrape))
+    elif config.scrape.source == "urls":
+        add(Candidates(seed, {}, preset, config.scrape))
+    if "candidates" in made:
+        add(Fetch(seed, inputs("candidates"), preset, config.scrape))
+    else:
+        add(Scrape(seed, {}, preset, config.scrape))
     if "crop" in wanted:
         add(Crop(seed, inputs("photos"), preset, config.crop))
     if "dedup" in wanted:

@@ -30,7 +30,8 @@ from dcgan_core.artifacts import (
     write_receipt,
 )
 from dcgan_core.config import Json
-from dcgan_core.errors import MissingArtifact
+from dcgan_core.errors import MissingArtifact, OutdatedArtifact
+from dcgan_core.exclusions import read_exclusions
 from dcgan_core.progress import Progress, silent
 from dcgan_core.storage import Store
 
@@ -43,6 +44,8 @@ class Part:
     key: str
     payload: Any
     items: int = 1
+    lane: str = ""
+    """Parts of one lane are never worked on by two workers at once (see ``Stage.together``)."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ class Stage(ABC):
     unit: ClassVar[str] = "items"
     gang: ClassVar[bool] = False
     """True where one part is worked on by several processes together (training)."""
+    together: ClassVar[bool] = False
+    """True where a worker does all parts of its lanes together, and nobody else does any of these lanes."""
 
     seed: int
     inputs: Mapping[str, Address]
@@ -86,6 +91,19 @@ class Stage(ABC):
     @abstractmethod
     def work(self, store: Store, part: Part, progress: Progress) -> Receipt:
         """Do one part and write its files; may run anywhere and more than once."""
+
+    def work_together(self, store: Store, parts: Sequence[Part], progress: Progress) -> Iterator[Receipt]:
+        """Do several parts, whole lanes of them, in whatever order; only where ``together`` says so."""
+        for part in parts:
+            yield self.work(store, part, progress)
+
+    def wants_more(self, store: Store, manifest: Manifest) -> bool:
+        """Whether a finished artifact is to be taken up again (``scrape.retry_failed``)."""
+        return False
+
+    def prepare(self, store: Store, parts: Sequence[Part]) -> Sequence[Part]:
+        """The planned parts, after whatever must come before done ones are told from those that are not."""
+        return parts
 
     @abstractmethod
     def finish(self, store: Store, receipts: Sequence[Receipt]) -> Summary:
@@ -122,6 +140,9 @@ class Stage(ABC):
 
 
 FLOW_OF = {
+    "people": "scrape",
+    "searches": "scrape",
+    "candidates": "scrape",
     "photos": "scrape",
     "crops": "crop",
     "autoencoder": "dedup",
@@ -164,10 +185,33 @@ def perform(stage: Stage, store: Store, part: Part, progress: Progress = silent)
     return receipt
 
 
+def perform_together(
+    stage: Stage, store: Store, parts: Sequence[Part], progress: Progress = silent
+) -> Iterator[Receipt]:
+    """Do whole lanes of parts where this process runs and commit each receipt as its part ends."""
+    for receipt in stage.work_together(store, parts, progress):
+        write_receipt(store, stage.address, receipt)
+        yield receipt
+
+
+def lanes_of(parts: Sequence[Part], workers: int) -> list[list[Part]]:
+    """Deal parts out to workers, lanes kept whole and the numbers of items about equal; none is empty."""
+    lanes: dict[str, list[Part]] = {}
+    for part in parts:
+        lanes.setdefault(part.lane, []).append(part)
+    dealt: list[list[Part]] = [[] for _ in range(min(workers, len(lanes)))]
+    load = [0] * len(dealt)
+    for lane in sorted(lanes.values(), key=lambda lane: -sum(part.items for part in lane)):
+        least = load.index(min(load))
+        dealt[least] += lane
+        load[least] += sum(part.items for part in lane)
+    return dealt
+
+
 def is_current(stage: Stage, store: Store) -> Manifest | None:
-    """The stage's manifest, where it exists and was made from the inputs as they are now."""
+    """The stage's manifest, where it exists and was made from the inputs and exclusions as they are now."""
     manifest = read_manifest(store, stage.address)
-    if manifest is None:
+    if manifest is None or manifest.exclusions != read_exclusions(store).digest:
         return None
     for name, address in stage.inputs.items():
         there = read_manifest(store, address)
@@ -192,11 +236,17 @@ def run(
     """
     address = stage.address
     uri = store.uri(address.path)
-    if not refresh and is_current(stage, store):
+    current = None if refresh else is_current(stage, store)
+    if current and not stage.wants_more(store, current):
         stage.settle(store)
         return Artifact(address, uri, cached=True)
     started, clock = now(), time.monotonic()
+    exclusions = read_exclusions(store).digest
     inputs = {name: stage.input_manifest(store, name) for name in stage.inputs}
+    for manifest in inputs.values():
+        if manifest.exclusions != exclusions:
+            flow = FLOW_OF.get(manifest.artifact, manifest.artifact)
+            raise OutdatedArtifact(stage.flow, str(manifest.address), flow, stage.preset)
     store.check_writable()
     if refresh:
         remove(store, address)
@@ -204,6 +254,7 @@ def run(
         store.delete(f"{address.path}/manifest.json")  # made from inputs that have changed since
     parts = stage.plan(store)
     before = [] if refresh else _editions(stage, store)
+    parts = stage.prepare(store, parts)
     done = _reuse(stage, store, parts, before)
     missing = [part for part in parts if part.index not in done]
     total = sum(part.items for part in parts)
@@ -230,6 +281,7 @@ def run(
         config=stage.settings(),
         source=stage.source(),
         seed=stage.seed,
+        exclusions=exclusions,
         inputs={
             name: InputRecord(fingerprint=there.fingerprint, content=there.content)
             for name, there in inputs.items()
@@ -287,6 +339,8 @@ def why_not_current(stage: Stage, store: Store) -> list[str]:
         reasons.append(f"seed: {last.seed} -> {stage.seed}")
     if last.version != stage.version:
         reasons.append(f"version: {last.version} -> {stage.version}")
+    if last.exclusions != read_exclusions(store).digest:
+        reasons.append("exclusions: the list has changed")
     for name, address in stage.inputs.items():
         if name not in last.inputs or last.inputs[name].fingerprint != address.fingerprint:
             reasons.append(f"input {name}")

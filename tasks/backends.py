@@ -11,7 +11,7 @@ from dcgan_core.backend import LocalBackend
 from dcgan_core.errors import ClusterError, DcganError, TransientError
 from dcgan_core.place import Place
 from dcgan_core.progress import Progress, silent
-from dcgan_core.stage import Backend, Part, Stage, perform
+from dcgan_core.stage import Backend, Part, Stage, lanes_of, perform, perform_together
 from dcgan_core.storage import Store
 from tasks.board import BoardProgress, board_actor, show
 from tasks.cluster import cluster_processors, connect
@@ -45,6 +45,9 @@ class RayBackend:
             yield train_on_ray(stage, store, parts[0], self.place, progress)
             return
         slots = self.place.slots or cluster_processors(ray)
+        if stage.together:
+            yield from _by_lanes(ray, stage, store, lanes_of(parts, slots))
+            return
         yield from _spread(ray, stage, store, parts, slots, progress)
 
 
@@ -70,6 +73,28 @@ def _spread(
             show(ray, board, progress)
         for reference in ready:
             yield _receipt(ray, reference, stage)
+
+
+def _by_lanes(ray: Any, stage: Stage, store: Store, groups: Sequence[list[Part]]) -> Iterator[Receipt]:
+    """One task a group of lanes; its receipts come home one by one, and a lost one goes on where it was."""
+    do = ray.remote(perform_together).options(
+        name=stage.artifact,
+        num_cpus=1,
+        num_returns="streaming",
+        max_retries=_TRIES_AFTER_A_LOST_WORKER,
+        retry_exceptions=[TransientError],
+    )
+    stage_ref, store_ref = ray.put(stage), ray.put(store)
+    running = [do.remote(stage_ref, store_ref, group) for group in groups]
+    while running:
+        ready, running = ray.wait(running, timeout=_POLL_SECONDS)
+        for stream in ready:
+            try:
+                reference = next(stream)
+            except StopIteration:
+                continue
+            yield _receipt(ray, reference, stage)
+            running.append(stream)
 
 
 def _receipt(ray: Any, reference: Any, stage: Stage) -> Receipt:

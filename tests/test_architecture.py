@@ -188,8 +188,7 @@ def test_only_the_place_reads_the_environment() -> None:
 
 @pytest.mark.parametrize("path", files_of("dcgan_core", "tasks", "flows"), ids=short)
 def test_randomness_is_never_global(path: Path) -> None:
-    allowed = {"dcgan_core/scrape/fetch.py": ["random.uniform"]}  # the jitter of pauses changes no result
-    assert global_randomness(path) == allowed.get(short(path), [])
+    assert global_randomness(path) == []
 
 
 def test_the_core_needs_only_what_it_declares() -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import tarfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
-from typing import IO, Any, Protocol, cast
+from typing import IO, Any, Protocol, TypeVar, cast
 
 import fsspec
 import pyarrow as pa
@@ -20,6 +18,8 @@ from dcgan_core.artifacts import fingerprint_of
 from dcgan_core.config import Json, ScrapeConfig
 from dcgan_core.errors import ConfigError
 from dcgan_core.storage import open_location, read_whole
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,9 @@ class Outcome:
     final_url: str | None = None
     attempts: int = 1
     seconds: float = 0.0
+    last_modified: str | None = None
+    declared: str | None = None
+    """Content-Type of the answer, if there was one."""
 
 
 PART_BYTES = 64 * 2**20
@@ -82,10 +85,6 @@ def open_source(config: ScrapeConfig, seed: int) -> Source:
             f"scrape.path is empty: say where the photos are, for example -o scrape.path=/data/photos "
             f"(source {config.source!r}), or try --preset demo"
         )
-    if config.source == "urls":
-        from dcgan_core.scrape.web import UrlSource
-
-        return UrlSource(config)
     if config.source == "parquet":
         return ParquetSource(config)
     if config.source == "folder" and config.path.rstrip("/").endswith(".tar"):
@@ -105,19 +104,24 @@ def chunks(items: Sequence[Item], target: int) -> list[list[Item]]:
     chunking), whatever the history of the root. Parts hold between target/4 and target*4 items, fewer where
     they are large.
     """
-    parts: list[list[Item]] = []
-    part: list[Item] = []
+    return list(stretches(items, target, lambda item: item.key, lambda item: item.size or 0))
+
+
+def stretches(
+    items: Iterable[T], target: int, key: Callable[[T], str], size_of: Callable[[T], int]
+) -> Iterator[list[T]]:
+    """Cut anything with keys as ``chunks`` does, one stretch held at a time."""
+    part: list[T] = []
     size = 0
     for item in items:
         part.append(item)
-        size += item.size or 0
-        cut = int(hashlib.sha256(f"cut:{item.key}".encode()).hexdigest()[:8], 16) % target == 0
+        size += size_of(item)
+        cut = int(hashlib.sha256(f"cut:{key(item)}".encode()).hexdigest()[:8], 16) % target == 0
         if (cut and len(part) >= target // 4) or len(part) >= 4 * target or size >= PART_BYTES:
-            parts.append(part)
+            yield part
             part, size = [], 0
     if part:
-        parts.append(part)
-    return parts
+        yield part
 
 
 def listing_identity(items: Iterable[Item]) -> dict[str, Json]:
@@ -313,54 +317,6 @@ class ParquetSource:
                 f"{path}: column {labels!r} is of type {schema.field(labels).type}, not integer; name "
                 "another, or one that is not there: -o scrape.label_column=none"
             )
-
-
-@dataclass(frozen=True)
-class UrlList:
-    """Urls of a txt, csv or parquet file, with captions where there is a column of them."""
-
-    config: ScrapeConfig
-
-    @cached_property
-    def content(self) -> bytes:
-        fs, path = open_location(self.config.path, "scrape.path")
-        return read_whole(fs, path)
-
-    @cached_property
-    def entries(self) -> list[tuple[str, str | None]]:
-        """(url, caption) of each line or row, in order; blank lines and comments (#) are left out."""
-        ending = self.config.path.rpartition(".")[2].lower()
-        if ending == "parquet":
-            table = _parquet(pa.BufferReader(self.content), self.config.path).read().to_pylist()
-            rows = iter(table)
-        elif ending in ("csv", "tsv"):
-            lines = io.StringIO(self._text, newline="")  # the reader itself knows which line ends are quoted
-            rows = csv.DictReader(lines, delimiter="," if ending == "csv" else "\t")
-        else:
-            lines = (line.strip() for line in self._text.splitlines())
-            urls = [line for line in lines if line and not line.startswith("#")]
-            return [(url, None) for url in urls[: self.config.limit]]
-        entries = []
-        for row in islice(rows, self.config.limit):
-            if self.config.url_column not in row:
-                raise ConfigError(
-                    f"{self.config.path} has no column {self.config.url_column!r} "
-                    f"(it has: {', '.join(map(str, row))}); name it: -o scrape.url_column=..."
-                )
-            caption = row.get(self.config.caption_column) if self.config.caption_column else None
-            url = str(row[self.config.url_column] or "").strip()
-            entries.append((url, None if caption is None else str(caption)))
-        return entries
-
-    @property
-    def _text(self) -> str:
-        try:
-            return self.content.decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise ConfigError(
-                f"scrape.path {self.config.path} is not UTF-8 text ({error.reason} at byte {error.start}); "
-                "convert it, or give a txt, csv or parquet list"
-            ) from None
 
 
 def _read(fs: fsspec.AbstractFileSystem, path: str, item: Item, max_bytes: int) -> Outcome:

@@ -1,4 +1,4 @@
-"""The stage `scrape`: a source in, photos out, one row per item with its outcome."""
+"""The stage `scrape` over files: a source in, photos out, one row per item with its outcome."""
 
 from __future__ import annotations
 
@@ -8,71 +8,37 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
-import pyarrow as pa
-
-from dcgan_core import images
-from dcgan_core.artifacts import Receipt, now
+from dcgan_core.artifacts import Receipt
 from dcgan_core.config import Json, ScrapeConfig
-from dcgan_core.errors import DecodeError, NoUsableData, TooManyFailures
+from dcgan_core.errors import NoUsableData
+from dcgan_core.exclusions import photos_key, read_exclusions
 from dcgan_core.progress import Progress
+from dcgan_core.scrape.photos import (
+    FETCHES,
+    PHOTOS,
+    count_outcomes,
+    excluded_row,
+    fetch_row,
+    photo_row,
+    photos_summary,
+)
 from dcgan_core.scrape.sources import Item, Outcome, Source, chunks, open_source
 from dcgan_core.stage import Part, Stage, Summary
-from dcgan_core.storage import Store, sha256_hex
+from dcgan_core.storage import Store
 from dcgan_core.tables import write_rows, write_stream
 
-PHOTOS = pa.schema(
-    [
-        ("key", pa.string()),
-        ("url", pa.string()),
-        ("page_url", pa.string()),
-        ("query", pa.string()),
-        ("label", pa.int32()),
-        ("caption", pa.string()),
-        ("status", pa.string()),
-        ("reason", pa.string()),
-        ("sha256", pa.string()),
-        ("format", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("licence", pa.string()),
-        ("licence_url", pa.string()),
-        ("artist", pa.string()),
-        ("credit", pa.string()),
-        ("restrictions", pa.string()),
-        ("image", pa.large_binary()),
-    ]
-)
-"""One row per item; ``image`` holds the bytes as they came, null unless status is "ok"."""
-
-FETCHES = pa.schema(
-    [
-        ("key", pa.string()),
-        ("fetched_at", pa.string()),
-        ("attempts", pa.int32()),
-        ("seconds", pa.float64()),
-        ("http_status", pa.int32()),
-        ("etag", pa.string()),
-        ("final_url", pa.string()),
-    ]
-)
-"""What differs from run to run; outside the data hash."""
-
-
 _COMMON_FIELDS = ("source", "limit", "items_per_part", "max_bytes", "max_pixels")
-_FIELDS_OF = {
-    "urls": ("as_of", "url_column", "caption_column"),
-    "parquet": ("image_column", "label_column"),
-}
+_FIELDS_OF = {"parquet": ("image_column", "label_column")}
 """Settings that make a difference: to all sources, and to one alone."""
 
 
 @dataclass(frozen=True)
 class Scrape(Stage):
-    """Photos from a source. A part is a stretch of the source's items."""
+    """Photos from a source that is there already. A part is a stretch of the source's items."""
 
     artifact: ClassVar[str] = "photos"
     flow: ClassVar[str] = "scrape"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     unit: ClassVar[str] = "photos"
 
     config: ScrapeConfig
@@ -101,26 +67,38 @@ class Scrape(Stage):
             raise NoUsableData(
                 "scrape", {}, f"The source {where} is empty: check scrape.path and scrape.source"
             )
-        return [
-            Part(index, self.part_key([_item_identity(item) for item in part]), part, len(part))
-            for index, part in enumerate(chunks(items, self.config.items_per_part))
-        ]
+        exclusions = read_exclusions(store)
+        parts = []
+        for index, part in enumerate(chunks(items, self.config.items_per_part)):
+            base = self.part_key([_item_identity(item) for item in part])
+            excluded = {item.key: why for item in part if (why := exclusions.why(_known_of(item)))}
+            parts.append(
+                Part(index, photos_key(base, excluded, exclusions.hashes), (base, part, excluded), len(part))
+            )
+        return parts
 
     def work(self, store: Store, part: Part, progress: Progress) -> Receipt:
-        items: list[Item] = part.payload
+        base, items, excluded = part.payload
+        exclusions = read_exclusions(store)
         fetches: list[dict[str, Any]] = []
-        counts = Counter[str]()
+        counts = Counter[tuple[str, str]]()
 
         def rows() -> Iterator[dict[str, Any]]:
-            outcomes = self._source.read([item for item in items if item.state != _REPEATED])
+            wanted = [item for item in items if item.state != REPEATED and item.key not in excluded]
+            outcomes = self._source.read(wanted)
             for done, item in enumerate(items, 1):
-                if item.state == _REPEATED:
+                if item.key in excluded:
+                    outcome, row = Outcome(item, "excluded"), excluded_row(item.key, excluded[item.key])
+                elif item.state == REPEATED:
                     outcome = Outcome(item, "duplicate", "the source names it more than once")
+                    row = photo_row(outcome, self.config.max_pixels)
                 else:
                     outcome = next(outcomes)
-                row = photo_row(outcome, self.config.max_pixels)
-                fetches.append(_fetch_row(outcome))
-                counts[row["status"]] += 1
+                    row = photo_row(outcome, self.config.max_pixels, exclusions=exclusions)
+                if row["status"] == "excluded":
+                    outcome = Outcome(item, "excluded")
+                fetches.append(fetch_row(outcome))
+                counts[row["status"], row["reason"]] += 1
                 progress(done, len(items), "")
                 yield row
 
@@ -130,54 +108,15 @@ class Scrape(Stage):
                 store, self.address, f"fetches-{part.index:05d}.parquet", fetches, FETCHES, is_data=False
             ),
         )
-        return Receipt(part=part.index, key=part.key, files=files, counts=dict(counts))
+        statuses, reasons = count_outcomes(counts)
+        metrics = {"base": base, "reasons": reasons}
+        return Receipt(part=part.index, key=part.key, files=files, counts=statuses, metrics=metrics)
 
     def finish(self, store: Store, receipts: Sequence[Receipt]) -> Summary:
-        counts = Counter[str]()
-        for receipt in receipts:
-            counts.update(receipt.counts)
-        total = counts.total()
-        rate = 1 - (counts["ok"] + counts["duplicate"]) / total
-        too_many = rate > self.config.max_failure_rate
-        if too_many or not counts["ok"]:
-            for receipt in receipts:  # what may pass is tried again by the next run
-                if receipt.counts.keys() & _PASSING:
-                    store.delete(f"{self.address.path}/receipts/{receipt.part:05d}.json")
-        if not counts["ok"]:
-            advice = (
-                "No item of the source is a usable photo: look at the reasons and mend them. What may pass "
-                "is tried again by the next run, all of it with --refresh"
-            )
-            raise NoUsableData("scrape", dict(counts), advice)
-        if too_many:
-            raise TooManyFailures("scrape", rate, self.config.max_failure_rate, dict(counts))
-        return Summary(counts={"items": total, **dict(sorted(counts.items()))})
+        return photos_summary(store, self.address, receipts, self.config.max_failure_rate)
 
 
-def photo_row(outcome: Outcome, max_pixels: int) -> dict[str, Any]:
-    """The row of an outcome; the header of the image is read, its pixels are not."""
-    item = outcome.item
-    row: dict[str, Any] = {
-        "key": item.key,
-        "url": item.url,
-        "label": item.label,
-        "caption": item.caption,
-        "status": outcome.status,
-        "reason": outcome.reason,
-    }
-    if outcome.data is None:
-        return row
-    row["sha256"] = sha256_hex(outcome.data)
-    try:
-        header = images.read_header(outcome.data, max_pixels)
-    except DecodeError as error:
-        return {**row, "status": error.status, "reason": error.why}
-    shape = {"format": header.format, "width": header.width, "height": header.height}
-    return {**row, **shape, "image": outcome.data}
-
-
-_REPEATED = "repeated"
-_PASSING = {"http_error", "timeout", "connection_failed", "truncated", "read_failed"}
+REPEATED = "repeated"
 
 
 def _repeats_named(items: Sequence[Item]) -> list[Item]:
@@ -188,23 +127,15 @@ def _repeats_named(items: Sequence[Item]) -> list[Item]:
         seen[item.key] += 1
         if seen[item.key] > 1:
             key = f"{item.key}r{seen[item.key]}"
-            marked.append(Item(key, item.locator, _REPEATED, url=item.url, caption=item.caption))
+            marked.append(Item(key, item.locator, REPEATED, url=item.url, caption=item.caption))
         else:
             marked.append(item)
     return marked
 
 
+def _known_of(item: Item) -> dict[str, Any]:
+    return {"key": item.key.partition("r")[0], "url": item.url}
+
+
 def _item_identity(item: Item) -> list[Json]:
     return [item.key, item.locator, item.state, item.size, item.offset, item.label, item.caption]
-
-
-def _fetch_row(outcome: Outcome) -> dict[str, Any]:
-    return {
-        "key": outcome.item.key,
-        "fetched_at": now(),
-        "attempts": outcome.attempts,
-        "seconds": outcome.seconds,
-        "http_status": outcome.http_status,
-        "etag": outcome.etag,
-        "final_url": outcome.final_url,
-    }

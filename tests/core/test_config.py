@@ -16,6 +16,13 @@ EFFORT_FIELDS = {
     "scrape.path",
     "scrape.contact",
     "scrape.allow_loopback",
+    "scrape.addresses",
+    "scrape.dbpedia_url",
+    "scrape.row_cap",
+    "scrape.commons_url",
+    "scrape.breaker_failures",
+    "scrape.breaker_pause_seconds",
+    "scrape.retry_failed",
     "scrape.concurrency",
     "scrape.per_host",
     "scrape.timeout_seconds",
@@ -23,6 +30,7 @@ EFFORT_FIELDS = {
     "scrape.retry_base_seconds",
     "scrape.max_failure_rate",
     "crop.weights",
+    "crop.photo_seconds",
     "train.log_every",
     "train.sample_every",
     "train.checkpoint_every",
@@ -90,6 +98,9 @@ def test_a_wrong_value_is_named_with_its_key(key: str, value: Any) -> None:
 def test_a_list_of_urls_needs_a_contact() -> None:
     with pytest.raises(ConfigError, match=r"scrape\.contact is empty"):
         load_config("faces64", {"scrape.source": "urls", "scrape.path": "list.txt"})
+    for contact in ("nobody", "a@b.org\nX-Other: header", "é@example.org"):
+        with pytest.raises(ConfigError, match=r"scrape\.contact"):
+            load_config("faces64", {"scrape.source": "search", "scrape.contact": contact})
 
 
 def test_an_unknown_preset_is_answered_with_the_nearest_one() -> None:

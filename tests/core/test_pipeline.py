@@ -117,6 +117,8 @@ def test_neither_the_name_of_the_preset_nor_places_change_an_address(
 
 def test_every_artifact_names_a_flow_that_there_is(tiny: Tiny) -> None:
     stages = load_pipeline(tiny.preset, tiny.overrides).stages
+    searched = {"scrape.source": "search", "scrape.contact": "somebody@example.org"}
+    stages += load_pipeline(tiny.preset, searched, upto="scrape").stages
     assert {stage.artifact: stage.flow for stage in stages} == FLOW_OF
     assert [flow for flow in FLOWS if flow in FLOW_OF.values()] == list(FLOWS)
 

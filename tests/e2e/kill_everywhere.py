@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from dcgan_core.backend import LocalBackend
 from dcgan_core.pipeline import load_pipeline
-from dcgan_core.stage import FLOW_OF, run
+from dcgan_core.stage import run
 from dcgan_core.storage import Store
 
 # What the stages load when they have work; loaded once, so that no life begins with seconds of it.
@@ -54,10 +54,10 @@ IN_TRAINING = (
 )
 
 
-def deaths() -> list[tuple[str, str, str]]:
+def deaths(overrides: dict[str, Any]) -> list[tuple[str, str, str]]:
     """(artifact, part of the path, before or after) of every life but the last."""
     found = []
-    for artifact in FLOW_OF:
+    for artifact in (stage.artifact for stage in load_pipeline("faces64", overrides).stages):
         places = (*WHERE[:1], *IN_TRAINING, *WHERE[1:]) if artifact == "train" else WHERE
         found += [(artifact, place, when) for place, when in places]
     return found
@@ -87,7 +87,7 @@ def main(root: str, overrides: dict[str, Any]) -> None:
     for module in HEAVY:
         importlib.import_module(module)
     kills: Counter[str] = Counter()
-    for death in (*deaths(), None):
+    for death in (*deaths(overrides), None):
         child = os.fork()
         if child == 0:
             live(root, overrides, death)
