@@ -52,7 +52,6 @@ class LocalBackend:
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
 
-
     def _work_together(
         self, stage: Stage, store: Store, groups: Sequence[list[Part]], progress: Progress
     ) -> Iterator[Receipt]:

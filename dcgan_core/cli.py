@@ -17,15 +17,18 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from dcgan_core.artifacts import Manifest, all_manifests, find, remove
+from dcgan_core.attribution import write_attribution
 from dcgan_core.backend import LocalBackend
 from dcgan_core.collect import superseded, unfinished
 from dcgan_core.config import config_keys, describe, load_config, parse_override, preset_names
 from dcgan_core.errors import ConfigError, DcganError
+from dcgan_core.exclusions import Exclusion
+from dcgan_core.forget import FLAG, forget
 from dcgan_core.pipeline import FLOWS, load_pipeline
 from dcgan_core.place import Place, load_place
 from dcgan_core.progress import Progress as Report
 from dcgan_core.stage import Artifact, Backend, Stage, is_current, run, why_not_current
-from dcgan_core.storage import Store
+from dcgan_core.storage import Store, sha256_of_file
 from dcgan_core.verify import problems
 
 app = typer.Typer(
@@ -194,6 +197,69 @@ def gc(
     out.print(f"freed {_size(freed)}")
 
 
+@app.command("forget")
+def forget_command(
+    url: Annotated[list[str] | None, typer.Option("--url", help="A photo's address.")] = None,
+    page_url: Annotated[
+        list[str] | None, typer.Option("--page-url", help="The page that shows photos.")
+    ] = None,
+    sha256: Annotated[list[str] | None, typer.Option("--sha256", help="Hash of a photo's bytes.")] = None,
+    file: Annotated[
+        list[Path] | None, typer.Option("--file", help="A copy of the photo, byte for byte; only hashed.")
+    ] = None,
+    artist: Annotated[list[str] | None, typer.Option("--artist", help="All photos by an author.")] = None,
+    name: Annotated[list[str] | None, typer.Option("--name", help="All photos found for a name.")] = None,
+    models: Annotated[
+        bool, typer.Option("--models", help="Also delete models trained on them, instead of flagging these.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Take photos down: exclude them from now on, and delete what holds them. Not while a run is going on."""
+    asked = [
+        Exclusion(kind, value)
+        for kind, values in {
+            "url": url,
+            "page_url": page_url,
+            "sha256": [*(sha256 or []), *(_hash_of(path) for path in file or [])],
+            "artist": artist,
+            "name": name,
+        }.items()
+        for value in values or []
+    ]
+    if not asked:
+        raise ConfigError("say what to forget: --url, --page-url, --sha256, --file, --artist or --name")
+    store = load_place().store()
+    question = f"Forget {len(asked)} under {store.root}, and delete what was made from them?"
+    if not (yes or typer.confirm(question)):
+        return
+    with _bar("forget", "steps") as report:
+        done = forget(store, asked, models=models, progress=report)
+    out.print(f"{len(done.photos)} photos found; excluded from now on: {len(asked)} by what was given")
+    for address in done.cleaned:
+        out.print(f"[green]cleaned[/]  {address}")
+    for address, size in done.deleted:
+        out.print(f"[red]deleted[/]  {address}  {_size(size) if size else 'unfinished'}")
+    for address, count in done.flagged:
+        out.print(f"[yellow]flagged[/]  {address}  trained on {count} of them (--models deletes it)")
+    if done.deleted:
+        out.print("the next run makes what was deleted again, without them")
+
+
+@app.command()
+def attribution(
+    artifact: Annotated[str, typer.Argument(help="shards, crops or photos; or KIND/FINGERPRINT.")] = "shards",
+    to: Annotated[Path, typer.Option("--to", help="The csv file to write.")] = Path("attribution.csv"),
+    names: Annotated[
+        bool, typer.Option("--names", help="Also the names of people that photos were searched for.")
+    ] = False,
+) -> None:
+    """Export whose photos a data set kept: address, author, licence of each."""
+    to.parent.mkdir(parents=True, exist_ok=True)
+    with to.open("w", encoding="utf-8", newline="") as table:
+        count = write_attribution(load_place().store(), artifact, table, names=names)
+    out.print(f"{count} photos in {to}")
+
+
 @app.command()
 def sample(
     model: Annotated[
@@ -270,6 +336,12 @@ def _bar(label: str, unit: str) -> Iterator[Report]:
         yield report
 
 
+def _hash_of(path: Path) -> str:
+    if not path.is_file():
+        raise ConfigError(f"--file {path}: there is no such file")
+    return sha256_of_file(path)
+
+
 def _say(stage: Stage, artifact: Artifact) -> None:
     state = "[dim]cached[/]" if artifact.cached else f"[green]done[/] in {artifact.seconds:.1f} s"
     out.print(f"{stage.artifact:<12} {artifact.address.fingerprint}  {state}")
@@ -289,6 +361,8 @@ def _artifacts(store: Store) -> Table:
     table = _table("artifact", "size", "age", "counts")
     for manifest in all_manifests(store):
         counts = ", ".join(f"{count} {name}" for name, count in manifest.counts.items())
+        if seen := manifest.metrics.get(FLAG):
+            counts += f" [yellow](trained on {seen} photos forgotten since)[/]"
         table.add_row(str(manifest.address), _size(manifest.bytes), _age(manifest), counts)
     for address in unfinished(store):
         table.add_row(str(address), "", "", "[yellow]unfinished[/]")

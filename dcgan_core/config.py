@@ -73,7 +73,7 @@ class ScrapeConfig(Section):
     caption_column: str | None = None
     """Column of a url list that holds a caption, if any."""
     names_from: Literal["dbpedia", "file"] = "dbpedia"
-    """`search`: where names come from. `dbpedia`: people by date of birth. `file`: `path`, one name a line."""
+    """`search`: where names come from. `dbpedia`: by date of birth. `file`: `path`, one name a line."""
     born_from: Annotated[int, Field(ge=1, le=9998)] = 1900
     """`dbpedia`: first year of birth."""
     born_to: Annotated[int, Field(ge=1, le=9998)] = 2005
@@ -138,8 +138,9 @@ class ScrapeConfig(Section):
     @model_validator(mode="after")
     def _path_is_given(self) -> ScrapeConfig:
         if self.source in ("urls", "search") and not re.search(r"@|https?://", self.contact):
+            problem = "no address" if self.contact else "empty"
             raise ValueError(
-                f"scrape.contact is {'no address' if self.contact else 'empty'}: name an e-mail address or a page (https://...) where a site's "
+                f"scrape.contact is {problem}: name an e-mail address or a page (https://...) where a site's "
                 "owner can reach you"
             )
         if not (self.contact.isascii() and self.contact.isprintable()):

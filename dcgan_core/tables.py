@@ -24,7 +24,7 @@ def encode_rows(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> bytes:
 
 def encode_table(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, **_options(table.schema))
+    pq.write_table(table, sink, **parquet_options(table.schema))
     return sink.getvalue().to_pybytes()
 
 
@@ -35,7 +35,7 @@ def write_stream(
     count, size = 0, 0
     group: list[Mapping[str, Any]] = []
     with store.writing(address.part_path(name)) as path:
-        with pq.ParquetWriter(path, schema, **_options(schema)) as writer:
+        with pq.ParquetWriter(path, schema, **parquet_options(schema)) as writer:
             for row in rows:
                 group.append(row)
                 count, size = count + 1, size + len(row.get("image") or b"")
@@ -46,7 +46,8 @@ def write_stream(
         return PartFile(name=name, bytes=path.stat().st_size, sha256=sha256_of_file(path), rows=count)
 
 
-def _options(schema: pa.Schema) -> dict[str, Any]:
+def parquet_options(schema: pa.Schema) -> dict[str, Any]:
+    """How our tables are written: images as they are, everything else packed."""
     binary = {field.name for field in schema if pa.types.is_large_binary(field.type)}
     plain = [name for name in schema.names if name not in binary]
     compression = {name: "none" if name in binary else "zstd" for name in schema.names}

@@ -92,5 +92,10 @@ def _pictures(manifest: Manifest) -> list[PartFile]:
     if manifest.artifact == "train":
         return manifest.named("samples/ema-")[-1:] or manifest.named("samples/")[-1:]
     if manifest.artifact == "figures":
-        return [file for file in manifest.files if file.name.endswith(".png")]
+        # Neighbours show training images; copies outside the root would outlive their takedown.
+        return [
+            file
+            for file in manifest.files
+            if file.name.endswith(".png") and not file.name.startswith("neighbours")
+        ]
     return []

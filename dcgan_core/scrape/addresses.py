@@ -14,7 +14,9 @@ from yarl import URL
 Lookup = Callable[[str, int], Awaitable[list[str]]]
 """Addresses of a host name, as text, for (name, port); raises OSError where there are none."""
 
-_CGNAT = ipaddress.ip_network("100.64.0.0/10")
+# Not every Python release counts these among what is not global: shared (CGNAT), protocol assignments (one
+# cloud's metadata among them), benchmarks.
+_NOT_PUBLIC = tuple(ipaddress.ip_network(text) for text in ("100.64.0.0/10", "192.0.0.0/24", "198.18.0.0/15"))
 _CARRIED_V4 = (
     (ipaddress.ip_network("64:ff9b::/96"), 0),  # NAT64: the last 32 bits
     (ipaddress.ip_network("64:ff9b:1::/48"), 0),
@@ -96,7 +98,8 @@ def check_address(text: str, *, allow_loopback: bool) -> None:
     address = _carried(address) or address
     if address.is_loopback and allow_loopback:
         return
-    if not address.is_global or address.is_multicast or address.is_reserved or address in _CGNAT:
+    is_public = address.is_global and not (address.is_multicast or address.is_reserved)
+    if not is_public or any(address in network for network in _NOT_PUBLIC):
         raise Refused("the address is not on the public internet (scrape.allow_loopback allows this machine)")
 
 

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from dcgan_core.artifacts import PartFile, Receipt
 from dcgan_core.config import Json, ScrapeConfig
 from dcgan_core.errors import NoUsableData
-from dcgan_core.exclusions import normal_name, read_exclusions
 from dcgan_core.progress import Progress
 from dcgan_core.scrape.lists import UrlList
 from dcgan_core.scrape.sources import item_key, stretches
@@ -91,8 +90,7 @@ class Candidates(Stage):
 
     def plan(self, store: Store) -> Sequence[Part]:
         content = [self.input_manifest(store, name).content for name in self.inputs]
-        excluded = sorted(read_exclusions(store).names())
-        return [Part(0, self.part_key(self.source(), content, excluded), None)]
+        return [Part(0, self.part_key(self.source(), content), None)]
 
     def work(self, store: Store, part: Part, progress: Progress) -> Receipt:
         counts = Counter[str]()
@@ -130,14 +128,12 @@ class Candidates(Stage):
             for line in UrlList(self.config).lines():
                 yield {"key": item_key(line.url), "url": line.url, "caption": line.caption, "status": "ok"}
             return
-        excluded = read_exclusions(store).names()
         columns = [field.name for field in CANDIDATES if field.name != "key"]
         manifest = self.input_manifest(store, "searches")
         for file in manifest.named("searches-"):
             for row in iterate_rows(store, manifest.address, file, columns):
-                if normal_name(row["query"]) not in excluded:
-                    # What has no url (nothing found for a name) has the name for a key.
-                    yield {**row, "key": item_key(row["url"] or f"name:{row['query']}")}
+                # What has no url (nothing found for a name) has the name for a key.
+                yield {**row, "key": item_key(row["url"] or f"name:{row['query']}")}
 
     def _filtered(self, rows: Iterable[dict[str, Any]], counts: Counter[str]) -> Iterator[dict[str, Any]]:
         for row in rows:

@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 
 from dcgan_core.artifacts import Address, Receipt, now, write_receipt
 from dcgan_core.exclusions import Exclusions
+from dcgan_core.journal import Journal
 from dcgan_core.progress import Progress
 from dcgan_core.scrape.earlier import Earlier
 from dcgan_core.scrape.fetch import Fetcher, Manners
-from dcgan_core.scrape.journal import Journal
 from dcgan_core.scrape.photos import (
     FACTS,
     FETCHES,
@@ -140,7 +140,7 @@ class Crawl:
 
     def _open_part(self, part: Part) -> None:
         task = self._task
-        journal = Journal(task.store, f"{task.address.path}/journal/{part.key}")
+        journal = Journal(task.store, f"{task.address.path}/journal/{part.payload.base}")
         opened = _OpenPart(part, task.rows_of(part), task.excluded_of(part), journal)
         self._journals[part.index] = journal
         self._open.add(part.index)
@@ -255,7 +255,7 @@ class Crawl:
             ),
         )
         statuses, reasons = count_outcomes(counts)
-        metrics = {"base": part.payload.base, "reasons": reasons}
+        metrics = {"base": part.payload.base, "excluded": sorted(opened.excluded), "reasons": reasons}
         receipt = Receipt(part=part.index, key=part.key, files=files, counts=statuses, metrics=metrics)
         # The receipt comes before the journal goes: at no moment is there neither.
         write_receipt(task.store, task.address, receipt)

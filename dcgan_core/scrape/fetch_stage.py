@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 from dcgan_core.artifacts import Manifest, Receipt, read_part, read_receipts
 from dcgan_core.config import Json, ScrapeConfig
 from dcgan_core.exclusions import Exclusions, photos_key, read_exclusions
+from dcgan_core.journal import Journal
 from dcgan_core.progress import Progress
 from dcgan_core.scrape.crawl import Crawl, Task, journal_row
 from dcgan_core.scrape.earlier import earlier_edition
-from dcgan_core.scrape.journal import Journal
 from dcgan_core.scrape.photos import NOT_TRIED, photos_summary
 from dcgan_core.scrape.web import manners_of
 from dcgan_core.stage import Part, Stage, Summary
@@ -107,12 +107,14 @@ class Fetch(Stage):
         return parts
 
     def finish(self, store: Store, receipts: Sequence[Receipt]) -> Summary:
-        return photos_summary(store, self.address, receipts, self.config.max_failure_rate)
+        summary = photos_summary(store, self.address, receipts, self.config.max_failure_rate)
+        store.delete(f"{self.address.path}/journal")
+        return summary
 
     def _reopen(self, store: Store, part: Part, receipt: Receipt) -> None:
         files = {file.name.partition("-")[0]: file for file in receipt.files}
         fetches = read_rows(store, self.address, files["fetches"]).to_pylist()
-        journal = Journal(store, f"{self.address.path}/journal/{part.key}")
+        journal = Journal(store, f"{self.address.path}/journal/{part.payload.base}")
         columns = ["key", "status", "reason", "image"]
         rows = iterate_rows(store, self.address, files["photos"], columns)
         for row, fetched in zip(rows, fetches, strict=True):

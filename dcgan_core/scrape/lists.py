@@ -63,7 +63,9 @@ class UrlList:
 
     def _files(self) -> list[tuple[fsspec.AbstractFileSystem, str, str]]:
         if not self.config.path:
-            raise ConfigError("scrape.path is empty: name the list of urls, for example -o scrape.path=urls.csv")
+            raise ConfigError(
+                "scrape.path is empty: name the list of urls, for example -o scrape.path=urls.csv"
+            )
         fs, top = open_location(self.config.path, "scrape.path")
         if fs.isfile(top):
             return [(fs, top, top.rpartition("/")[2])]

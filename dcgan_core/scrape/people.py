@@ -17,9 +17,9 @@ from dcgan_core.artifacts import Receipt
 from dcgan_core.config import Json, ScrapeConfig
 from dcgan_core.errors import ConfigError, FetchError, NoUsableData
 from dcgan_core.exclusions import normal_name, read_exclusions
+from dcgan_core.journal import Journal
 from dcgan_core.progress import Progress
 from dcgan_core.scrape.fetch import Fetcher
-from dcgan_core.scrape.journal import Journal
 from dcgan_core.scrape.names import best_name, readable_date, tidy_name
 from dcgan_core.scrape.sources import item_key
 from dcgan_core.scrape.web import manners_of
@@ -91,8 +91,7 @@ class People(Stage):
 
     def plan(self, store: Store) -> Sequence[Part]:
         years = self.config.born_to - self.config.born_from + 1
-        excluded = sorted(read_exclusions(store).names())
-        return [Part(0, self.part_key(self.source(), excluded), None, years, lane="people")]
+        return [Part(0, self.part_key(self.source()), None, years)]
 
     def work(self, store: Store, part: Part, progress: Progress) -> Receipt:
         excluded = read_exclusions(store).names()

@@ -20,9 +20,9 @@ from dcgan_core.artifacts import Receipt
 from dcgan_core.config import Json, ScrapeConfig
 from dcgan_core.errors import ConfigError, NoUsableData, RefusedByApi
 from dcgan_core.exclusions import normal_name, read_exclusions
+from dcgan_core.journal import Journal
 from dcgan_core.progress import Progress
 from dcgan_core.scrape.fetch import Fetcher
-from dcgan_core.scrape.journal import Journal
 from dcgan_core.scrape.sources import Item, chunks
 from dcgan_core.scrape.web import manners_of
 from dcgan_core.stage import Part, Stage, Summary

@@ -109,7 +109,7 @@ class Scrape(Stage):
             ),
         )
         statuses, reasons = count_outcomes(counts)
-        metrics = {"base": base, "reasons": reasons}
+        metrics = {"base": base, "excluded": sorted(excluded), "reasons": reasons}
         return Receipt(part=part.index, key=part.key, files=files, counts=statuses, metrics=metrics)
 
     def finish(self, store: Store, receipts: Sequence[Receipt]) -> Summary:

@@ -130,8 +130,8 @@ class Journal:
             record = _head(data[position:newline]) if newline else None
             if record is None or newline + record["bytes"] + 1 > len(data):
                 return
-            self._enter(record, segment, newline)
             position = newline + record["bytes"] + 1
+            self._enter(record, segment, newline)
 
     def _enter(self, record: dict[str, Any], segment: str, offset: int) -> None:
         key, size = record.pop("key"), record.pop("bytes")
