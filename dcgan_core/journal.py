@@ -41,6 +41,7 @@ class Journal:
         self._waiting_bytes = 0
         self._segments = 0
         self._file: IO[bytes] | None = None
+        self._end = 0
         if store.is_local:
             self._open_local(store.local_path(path))
         else:
@@ -52,20 +53,28 @@ class Journal:
         """Add a record, durably on local disk; on an object store with its segment."""
         data = body or b""
         head = json.dumps({"key": key, "bytes": len(data), **record}).encode() + b"\n"
-        whole = head + data + b"\n"
         if self._file is not None:
-            start = os.lseek(self._file.fileno(), 0, os.SEEK_END)
-            left = memoryview(whole)
-            while left:  # a write to a disk may be short
-                left = left[os.write(self._file.fileno(), left) :]
-            self.entries[key] = Entry(dict(record), "", start + len(head), len(data))
+            self.entries[key] = Entry(dict(record), "", self._end + len(head), len(data))
+            size = len(head) + len(data) + 1
+            written = os.writev(self._file.fileno(), (head, data, b"\n"))
+            self._end += written
+            if written < size:  # a write to a disk may be short
+                self._write_on(memoryview(head + data + b"\n")[written:])
             return
+        whole = head + data + b"\n"
         entry = Entry(dict(record), self._segment_name, self._waiting_bytes + len(head), len(data))
         self.entries[key] = entry
         self._waiting.append(whole)
         self._waiting_bytes += len(whole)
         if self._waiting_bytes >= _SEGMENT_BYTES or len(self._waiting) >= _SEGMENT_RECORDS:
             self.flush()
+
+    def _write_on(self, left: memoryview) -> None:
+        assert self._file is not None
+        while left:
+            written = os.write(self._file.fileno(), left)
+            self._end += written
+            left = left[written:]
 
     def flush(self) -> None:
         """Send what waits to the object store; nothing to do on local disk."""
@@ -122,6 +131,7 @@ class Journal:
                 position = end
         if position < size:  # the last record was being written when its writer was killed
             self._file.truncate(position)
+        self._end = position
 
     def _read(self, data: bytes, segment: str) -> None:
         position = 0

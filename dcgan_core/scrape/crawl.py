@@ -153,10 +153,12 @@ class Crawl:
                 missing.append(Item(row["key"], row["url"], url=row["url"]))
         opened.missing = len(missing)
         self._waiting += len(missing)
+        hosts = set()
         for item in missing:
             host = _host(item.locator)
+            hosts.add(host)
             self._hosts.setdefault(host, _Queue()).waiting.append((opened, item))
-        for host in {_host(item.locator) for item in missing}:
+        for host in sorted(hosts):
             self._run(host)
         if not missing:
             self._start(self._commit(opened))
@@ -305,7 +307,8 @@ def _write(journal: Journal, outcome: Outcome) -> None:
         "seconds": outcome.seconds,
         "at": now(),
     }
-    journal.append(outcome.item.key, record, outcome.data)
+    said = {name: value for name, value in record.items() if value is not None}
+    journal.append(outcome.item.key, said, outcome.data)
 
 
 def _read(journal: Journal, item: Item) -> tuple[Outcome, str]:

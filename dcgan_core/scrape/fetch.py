@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import zlib
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -74,7 +73,8 @@ class Fetcher:
     def __init__(self, manners: Manners) -> None:
         self.manners = manners
         self._hosts: dict[str, Host] = {}
-        self._robots: dict[str, asyncio.Task[Rules]] = {}
+        self._robots: dict[tuple[str, str | None, int | None], asyncio.Task[Rules]] = {}
+        self._checked: set[tuple[str, str | None]] = set()
         self._everywhere = asyncio.Semaphore(manners.concurrency)
 
     async def __aenter__(self) -> Self:
@@ -146,7 +146,7 @@ class Fetcher:
 
         async def once() -> tuple[Mapping[str, str], Any]:
             target = URL(url).with_query(dict(parameters))
-            check_url(target, allow_loopback=self.manners.allow_loopback)
+            self._check(target)
             async with self._request(target, {"Accept": "application/json"}) as response:
                 host = self.host(target.host or "")
                 self._judge(host, response)
@@ -204,7 +204,7 @@ class Fetcher:
         try:
             url = URL(item.locator)
             for _ in range(MAX_REDIRECTS + 1):
-                check_url(url, allow_loopback=self.manners.allow_loopback)
+                self._check(url)
                 rules = await self._rules(url)
                 if rules.closed:
                     raise _Passing(rules.status, rules.closed, attempts=rules.attempts, final=True)
@@ -222,35 +222,25 @@ class Fetcher:
         except (ValueError, aiohttp.InvalidURL):
             return Outcome(item, "refused", "not a valid url")
 
-    @asynccontextmanager
-    async def _request(self, url: URL, headers: Mapping[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
+    def _request(self, url: URL, headers: Mapping[str, str]) -> _Request:
         """One request in its host's turn; what goes wrong with the connection is a ``_Passing``."""
         host = self.host(url.host or "")
-        async with host.request(), self._everywhere:
-            try:
-                async with self._session.get(url, headers=headers, allow_redirects=False) as response:
-                    yield response
-            except TimeoutError:
-                host.failed(slow=True)
-                why = f"no complete answer in {self.manners.timeout_seconds:g} s"
-                raise _Passing("timeout", why) from None
-            except aiohttp.ClientPayloadError:
-                host.failed()
-                raise _Passing("truncated", "the body ended before its declared length") from None
-            except aiohttp.InvalidURL:
-                raise
-            except aiohttp.ClientError as error:
-                if isinstance(error.__cause__, Refused):
-                    raise error.__cause__ from None
-                host.failed()
-                # The library's own text names addresses and ports, which differ from run to run.
-                raise _Passing("connection_failed", type(error).__name__) from None
+        waiting = self._session.get(url, headers=headers, allow_redirects=False)
+        return _Request(host, self._everywhere, waiting, self.manners.timeout_seconds)
+
+    def _check(self, url: URL) -> None:
+        """``check_url``, once for each host."""
+        what = (url.scheme, url.host)
+        if what not in self._checked or url.user is not None or url.password is not None:
+            check_url(url, allow_loopback=self.manners.allow_loopback)
+            self._checked.add(what)
 
     async def _rules(self, url: URL) -> Rules:
-        origin = str(url.origin())
-        if origin not in self._robots:
-            self._robots[origin] = asyncio.create_task(self._read_robots(url.origin()))
-        return await asyncio.shield(self._robots[origin])
+        origin = (url.scheme, url.host, url.port)
+        reading = self._robots.get(origin)
+        if reading is None:
+            reading = self._robots[origin] = asyncio.create_task(self._read_robots(url.origin()))
+        return reading.result() if reading.done() else await asyncio.shield(reading)
 
     async def _read_robots(self, origin: URL) -> Rules:
         """robots.txt of an origin: 4xx allows everything, 5xx and silence disallow it (RFC 9309, 2.3.1)."""
@@ -261,13 +251,13 @@ class Fetcher:
             attempts += 1
             url = origin / "robots.txt"
             for _ in range(MAX_REDIRECTS + 1):
-                check_url(url, allow_loopback=self.manners.allow_loopback)
+                self._check(url)
                 async with self._request(url, {"Accept": "text/plain"}) as response:
                     if response.status in _REDIRECTS and "Location" in response.headers:
                         url = url.join(URL(response.headers["Location"]))
                         continue
                     if response.status == 429 or response.status >= 500:
-                        self._judge(self.host(url.host or ""), response)
+                        self._tell(self.host(url.host or ""), response)
                         raise _Passing("robots_unreachable", f"HTTP {response.status}")
                     if 200 <= response.status < 300:
                         return parse((await self._body(response, MAX_BYTES))[0])
@@ -292,50 +282,53 @@ class Fetcher:
     async def _take(self, response: aiohttp.ClientResponse, url: URL, item: Item) -> Outcome:
         status, host, limit = response.status, self.host(url.host or ""), self.manners.max_bytes
         self._judge(host, response)
-        seen = Outcome(
-            item,
-            "http_error",
-            f"HTTP {status}",
-            http_status=status,
-            etag=response.headers.get("ETag"),
-            last_modified=response.headers.get("Last-Modified"),
-            declared=response.headers.get("Content-Type"),
-            final_url=str(url),
-        )
-        if status == 304:
-            host.went_well()
-            return replace(seen, status="unchanged", reason="")
+        headers = response.headers
+
+        def outcome(kind: str, reason: str, body: bytes | None = None) -> Outcome:
+            return Outcome(
+                item,
+                kind,
+                reason,
+                data=body,
+                http_status=status,
+                etag=headers.get("ETag"),
+                last_modified=headers.get("Last-Modified"),
+                declared=headers.get("Content-Type"),
+                final_url=str(url),
+            )
+
         if status != 200:
             host.went_well()
-            return seen
-        if why := opted_out(response.headers):
+            return outcome("unchanged", "") if status == 304 else outcome("http_error", f"HTTP {status}")
+        if why := opted_out(headers):
             host.went_well()
-            return replace(seen, status="opted_out", reason=why)
-        too_large = replace(seen, status="too_large", reason=f"more than {limit} bytes")
+            return outcome("opted_out", why)
+        too_large = f"more than {limit} bytes"
         if response.content_length is not None and response.content_length > limit:
-            return too_large
+            return outcome("too_large", too_large)
         body, whole = await self._body(response, limit)
         host.went_well()
-        encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+        encoding = headers.get("Content-Encoding", "identity").strip().lower()
         if whole and encoding in ("gzip", "x-gzip", "deflate"):
             body, whole = _inflate(body, limit)
         elif encoding not in ("", "identity"):
-            return replace(seen, status="unsupported", reason=f"sent as {encoding[:20]!r}, not asked for")
+            return outcome("unsupported", f"sent as {encoding[:20]!r}, not asked for")
         if not whole:
-            return too_large
-        if not body:
-            return replace(seen, status="empty", reason="zero bytes")
-        return replace(seen, status="ok", reason="", data=body)
+            return outcome("too_large", too_large)
+        return outcome("ok", "", body) if body else outcome("empty", "zero bytes")
 
     def _judge(self, host: Host, response: aiohttp.ClientResponse) -> None:
         """Tell the host's turnstile of an answer that may pass, and raise it."""
+        self._tell(host, response)
+        if response.status in _RETRY_STATUS:
+            raise _Passing("http_error", f"HTTP {response.status}", response.status)
+
+    def _tell(self, host: Host, response: aiohttp.ClientResponse) -> None:
         status = response.status
         if status in _SLOW_DOWN_STATUS:
             host.asked_to_slow_down(_retry_after(response.headers), self._least_pause)
-        elif status in _RETRY_STATUS:
+        elif status in _RETRY_STATUS or status >= 500:
             host.failed(slow=status in (408, 504))
-        if status in _RETRY_STATUS:
-            raise _Passing("http_error", f"HTTP {status}", status)
 
     @property
     def _least_pause(self) -> float:
@@ -359,6 +352,58 @@ async def fetch_all(items: Sequence[Item], manners: Manners) -> list[Outcome]:
     """Fetch a few items at once as far as the manners allow; outcomes in the order of the items."""
     async with Fetcher(manners) as fetcher:
         return await asyncio.gather(*(fetcher.fetch(item) for item in items))
+
+
+class _Request:
+    # A class, not a generator: one is made for each request.
+    __slots__ = ("_everywhere", "_host", "_seconds", "_waiting")
+
+    def __init__(self, host: Host, everywhere: asyncio.Semaphore, waiting: Any, seconds: float) -> None:
+        self._host, self._everywhere, self._waiting, self._seconds = host, everywhere, waiting, seconds
+
+    async def __aenter__(self) -> aiohttp.ClientResponse:
+        try:
+            await self._host.enter()
+        except BaseException:
+            self._waiting.close()
+            raise
+        try:
+            await self._everywhere.acquire()
+            try:
+                return await self._waiting.__aenter__()
+            except BaseException as error:
+                self._everywhere.release()
+                self._judge(error)
+                raise
+        except BaseException:
+            self._host.leave()
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self._waiting.__aexit__(kind, error, trace)
+        finally:
+            self._everywhere.release()
+            self._host.leave()
+        if error is not None:
+            self._judge(error)
+
+    def _judge(self, error: BaseException) -> None:
+        """Tell the host's turnstile what went wrong, and raise it as what may pass or never will."""
+        if isinstance(error, TimeoutError):
+            self._host.failed(slow=True)
+            raise _Passing("timeout", f"no complete answer in {self._seconds:g} s") from None
+        if isinstance(error, aiohttp.ClientPayloadError):
+            self._host.failed()
+            raise _Passing("truncated", "the body ended before its declared length") from None
+        if isinstance(error, aiohttp.ClientError) and not isinstance(error, aiohttp.InvalidURL):
+            if isinstance(error.__cause__, Refused):
+                raise error.__cause__ from None
+            self._host.failed()
+            # The library's own text names addresses and ports, which differ from run to run.
+            raise _Passing("connection_failed", type(error).__name__) from None
 
 
 class _Passing(Exception):

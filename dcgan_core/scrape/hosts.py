@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from aiolimiter import AsyncLimiter
@@ -79,16 +77,23 @@ class Host:
     def is_down(self) -> bool:
         return bool(self.down_because)
 
-    @asynccontextmanager
-    async def request(self) -> AsyncIterator[None]:
-        """A place among the requests at once, entered when it is its turn. Raises HostDown."""
+    def request(self) -> _Place:
+        """A place among the requests at once: ``async with`` waits for its turn, or raises HostDown."""
+        return _Place(self)
+
+    async def enter(self) -> None:
+        """Wait for a place and for its turn. Raises HostDown."""
         await self._place()
         try:
             await self._turn()
-            yield
-        finally:
-            self._in_flight -= 1
-            self._let_in()
+        except BaseException:
+            self.leave()
+            raise
+
+    def leave(self) -> None:
+        """Give the place up."""
+        self._in_flight -= 1
+        self._let_in()
 
     def keep_apart(self, seconds: float) -> None:
         """Start requests at least so many seconds apart, one at a time (robots.txt's Crawl-delay)."""
@@ -178,6 +183,20 @@ class Host:
         if not place.done():
             self._in_flight += 1
             place.set_result(None)
+
+
+class _Place:
+    # A class, not a generator: one is made for each request.
+    __slots__ = ("_host",)
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    async def __aenter__(self) -> None:
+        await self._host.enter()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._host.leave()
 
 
 def _limiters(cap: Cap) -> list[AsyncLimiter]:

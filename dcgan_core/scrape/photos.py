@@ -97,7 +97,7 @@ def photo_row(
     """
     item = outcome.item
     row: dict[str, Any] = {
-        **{name: _short(value) for name, value in (facts or {}).items() if name in FACTS},
+        **{name: _short(facts[name]) for name in FACTS if facts and facts.get(name) is not None},
         "key": item.key,
         "url": item.url,
         "label": item.label,
@@ -203,10 +203,11 @@ def also_is(data: bytes) -> str | None:
     if any(mark in start for mark in (b"<script", b"<html", b"<!doctype html", b"<iframe", b"<svg")):
         return "a web page"
     end = data.rfind(_ZIP_END, max(0, len(data) - 65_557))
-    if end >= 0 and len(data) >= end + 22:
+    while end >= 0:
         comment = int.from_bytes(data[end + 20 : end + 22], "little")
         if end + 22 + comment == len(data):
             return "a zip archive"
+        end = data.rfind(_ZIP_END, max(0, len(data) - 65_557), end)
     return None
 
 

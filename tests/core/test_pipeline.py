@@ -57,6 +57,9 @@ def remade(tiny: Tiny, store: Store, overrides: dict[str, Any] | None = None) ->
         ("crop.method", "center", FROM_CROPS),
         ("crop.margin", 0.3, FROM_CROPS),
         ("crop.stored_size", 48, FROM_CROPS),
+        ("crop.min_sharpness", 9.0, FROM_CROPS),
+        ("crop.keep_names", True, FROM_CROPS),
+        ("crop.min_score", 0.9, set()),  # the method is haar
         ("dedup.noise", 0.2, FROM_CROPS - {"crops"}),
         ("dedup.min_steps", 31, FROM_CROPS - {"crops"}),
         ("dedup.threshold", "median", FROM_CODES),
@@ -90,6 +93,7 @@ def test_a_changed_key_changes_its_stage_and_those_that_depend_on_it(
         ("scrape.retries", 0),
         ("scrape.max_failure_rate", 0.5),
         ("crop.weights", "/some/where.onnx"),
+        ("crop.photo_seconds", 3.0),
         ("train.log_every", 3),
         ("train.sample_every", 3),
         ("train.checkpoint_every", 3),

@@ -76,7 +76,7 @@ def test_a_tag_for_others_or_for_nothing_of_ours_does_not(value: str) -> None:
 
 
 def test_every_header_line_counts_and_so_does_a_reservation() -> None:
-    headers = CIMultiDict([("X-Robots-Tag", "otherbot: noai"), ("X-Robots-Tag", "noimageai")])
+    headers = CIMultiDict[str]([("X-Robots-Tag", "otherbot: noai"), ("X-Robots-Tag", "noimageai")])
     assert opted_out(headers) == "X-Robots-Tag: noimageai"
     assert opted_out(CIMultiDict({"tdm-reservation": "1"})) == "TDM-Reservation: 1"
     assert opted_out(CIMultiDict({"tdm-reservation": "0"})) is None

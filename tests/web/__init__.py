@@ -1,0 +1,1 @@
+"""A small web of our own on loopback, with all the traps of the real one (issue B)."""
