@@ -218,7 +218,8 @@ def plain_text(value: object) -> str | None:
     reader.feed(str(value))
     reader.close()
     text = " ".join(html.unescape("".join(reader.pieces)).split())
-    return "".join(sign for sign in text if sign.isprintable())[:_LONGEST_TEXT] or None
+    shown = "".join(sign for sign in text if sign.isprintable())[:_LONGEST_TEXT]
+    return " ".join(shown.split()) or None
 
 
 class _Text(HTMLParser):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dcgan_core.artifacts import Receipt, read_manifest
+from dcgan_core.backend import LocalBackend
 from dcgan_core.errors import ConfigError
 from dcgan_core.pipeline import build, load_pipeline
 from dcgan_core.place import Place
@@ -21,6 +22,9 @@ from dcgan_core.train.runtime import Runtime
 from dcgan_core.train.stage import Train
 from tasks.backends import RayBackend
 from tests.conftest import Tiny
+from tests.web.photo_host import PhotoHost
+from tests.web.runs import Web, check_manners
+from tests.web.server import Faults
 
 pytestmark = pytest.mark.slow
 
@@ -98,6 +102,25 @@ def test_training_outlives_a_killed_worker_and_ends_where_a_straight_run_ends(
     straight = read_manifest(finished_store, stage.address)
     assert broken and straight
     assert broken.content == straight.content
+
+
+def test_hosts_keep_their_manners_when_two_workers_fetch(
+    store: Store, backend: RayBackend, tmp_path: Path
+) -> None:
+    check_manners(store, tmp_path, backend)
+
+
+def test_photos_fetched_on_ray_are_the_bytes_of_those_fetched_here(
+    tmp_path: Path, backend: RayBackend
+) -> None:
+    hosts = tuple(f"h{number}.test" for number in range(6))
+    urls = [f"http://{hosts[n % 6]}/photos/{n}.jpg" for n in range(60)]
+    with PhotoHost(faults=Faults()) as double:
+        contents = {
+            Web(Store(str(tmp_path / name)), tmp_path, double, hosts).manifest(urls, each).content
+            for name, each in {"ray": backend, "here": LocalBackend(1)}.items()
+        }
+    assert len(contents) == 1
 
 
 def test_parts_and_stages_cross_process_borders(tiny: Tiny, finished_store: Store) -> None:

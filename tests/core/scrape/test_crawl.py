@@ -20,8 +20,8 @@ from dcgan_core.scrape.candidates import lane_of
 from dcgan_core.stage import lanes_of, run
 from dcgan_core.storage import Store
 from dcgan_core.tables import read_all
-from tests.core.scrape.conftest import Web, statuses
 from tests.web.photo_host import PhotoHost, good_photo
+from tests.web.runs import Web, check_manners, statuses
 from tests.web.server import Faults
 
 
@@ -31,51 +31,7 @@ def photos(hosts: tuple[str, ...], count: int) -> list[str]:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_server_sees_good_manners(workers: int, store: Store, tmp_path: Path) -> None:
-    """Concurrency, crawl-delay, robots.txt once, disallowed paths and closed hosts never, pauses kept."""
-    hosts = ("open.test", "slow.test", "picky.test", "closed.test", "gone.test", "busy.test", "later.test")
-    robots: dict[str, str | int] = {
-        "open.test": "User-agent: *\nDisallow:\n",
-        "slow.test": "User-agent: *\nCrawl-delay: 0.3\n",
-        "picky.test": "User-agent: *\nDisallow: /photos/\nAllow: /photos/1\n",
-        "closed.test": 503,
-        "gone.test": 410,
-    }
-    with PhotoHost(robots=robots, hold_seconds=0.05) as double:
-        web = Web(store, tmp_path, double, hosts)
-        urls = [f"http://open.test/photos/{n}.jpg" for n in range(24)]
-        urls += [f"http://slow.test/photos/{n}.jpg" for n in range(5)]
-        urls += [f"http://picky.test/photos/{n}.jpg" for n in range(4)]
-        urls += [f"http://closed.test/photos/{n}.jpg" for n in range(5)]
-        urls += [f"http://gone.test/photos/{n}.jpg" for n in range(3)]
-        urls += ["http://busy.test/status/429/once?retry-after=1", "http://busy.test/photos/1.jpg"]
-        urls += ["http://later.test/status/503/once?retry-after-date=1"]
-        rows = web.scrape(urls, LocalBackend(workers), per_host=3, items_per_part=4)
-
-        on_its_way = 0.05  # seconds: what was sent before an answer was read cannot be held back
-        asked = double.counts()
-        for host in hosts:
-            assert asked[host]["/robots.txt"] == (3 if host == "closed.test" else 1)  # a 503 is tried again
-            assert double.of(host)[0].path == "/robots.txt"
-        assert 2 <= double.most_at_once("open.test") <= 3
-        assert double.most_at_once("slow.test") == 1
-        assert min(double.gaps("slow.test")[1:]) >= 0.3 - on_its_way
-        assert set(asked["picky.test"]) == {"/robots.txt", "/photos/1.jpg"}
-        assert set(asked["closed.test"]) == {"/robots.txt"}
-        for host in ("busy.test", "later.test"):
-            refused = next(each for each in double.of(host) if each.status in (429, 503))
-            after = [each for each in double.of(host) if each.at > refused.ended + on_its_way]
-            assert min(each.at for each in after) - refused.ended >= 0.95
-        agents = {each.headers["User-Agent"] for each in double.requests}
-        assert agents == {"dcgan/0.1 (+test@example.org)"}
-
-    found = statuses(rows)
-    assert Counter(found[url] for url in urls) == {
-        "ok": 24 + 5 + 1 + 3 + 2 + 1,
-        "robots_disallowed": 3,
-        "robots_unreachable": 5,
-    }
-    reasons = {row["reason"] for row in rows if row["status"] == "robots_unreachable"}
-    assert reasons == {"robots.txt of closed.test answers HTTP 503, which disallows everything (RFC 9309)"}
+    check_manners(store, tmp_path, LocalBackend(workers))
 
 
 def test_hosts_are_dealt_out_whole(store: Store, tmp_path: Path) -> None:

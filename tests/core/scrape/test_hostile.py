@@ -16,9 +16,9 @@ from dcgan_core.scrape.photos import also_is
 from dcgan_core.stage import run
 from dcgan_core.storage import Store
 from dcgan_core.tables import read_all
-from tests.core.scrape.conftest import Web
 from tests.web.malformed import COUNT, malformed
 from tests.web.photo_host import PhotoHost, good_photo, polyglot
+from tests.web.runs import Web
 
 HOST = "evil.test"
 LARGEST = 1_000_000
