@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -36,7 +37,7 @@ if __name__ == "__main__":
     download(url_list=urls, input_format="txt", output_folder=to, output_format="webdataset",
              processes_count=workers, thread_count=32, resize_mode="no", disable_all_reencoding=True,
              compute_hash="sha256", number_sample_per_shard=1000, retries=0, timeout=20,
-             incremental_mode="overwrite", enable_wandb=False, user_agent_token=None)
+             incremental_mode="incremental", enable_wandb=False, user_agent_token=None)
     wall = time.perf_counter() - began
     cpu = sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     print(json.dumps({"wall": wall, "cpu": cpu}))
@@ -138,7 +139,8 @@ def peer_measured(peer: str, urls: Path, workers: int) -> dict[str, Any]:
 
 
 def _last_line(command: list[str]) -> dict[str, Any]:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    calm = {**os.environ, "NO_ALBUMENTATIONS_UPDATE": "1"}  # a dependency of the peer's asks the internet
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=calm)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 

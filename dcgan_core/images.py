@@ -35,6 +35,20 @@ class Header:
     height: int
 
 
+@dataclass(frozen=True)
+class Decoded:
+    """An upright image, perhaps decoded smaller than it is."""
+
+    rgb: Rgb
+    width: int  # pixels of the whole image, upright
+    height: int
+
+    @property
+    def is_reduced(self) -> bool:
+        """Whether there are more pixels to be had."""
+        return (self.height, self.width) != self.rgb.shape[:2]
+
+
 def read_header(data: bytes, max_pixels: int) -> Header:
     """Format and size of an encoded image, from its header alone: no pixel is decoded.
 
@@ -56,6 +70,11 @@ def read_header(data: bytes, max_pixels: int) -> Header:
 
 
 def decode_rgb(data: bytes, *, max_pixels: int, min_side: int | None = None) -> Rgb:
+    """Decode an image to uint8 RGB (H, W, 3), as `decode` does."""
+    return decode(data, max_pixels=max_pixels, min_side=min_side).rgb
+
+
+def decode(data: bytes, *, max_pixels: int, min_side: int | None = None) -> Decoded:
     """Decode an image to uint8 RGB (H, W, 3), upright by its EXIF orientation, first frame only.
 
     Grey, palette, CMYK and 16-bit images are converted, transparent ones laid on white; colour profiles
@@ -69,6 +88,7 @@ def decode_rgb(data: bytes, *, max_pixels: int, min_side: int | None = None) -> 
     try:
         image = open_image(io.BytesIO(data))
         _check_pixels(*image.size, max_pixels)  # a later, larger frame than the header's own
+        whole = image.size
         if min_side is not None and header.format == "jpeg":
             _reduce_while_decoding(image, min_side)
         image.load()
@@ -83,7 +103,12 @@ def decode_rgb(data: bytes, *, max_pixels: int, min_side: int | None = None) -> 
         status = "truncated" if _ends_early(data, header.format, error) else "unreadable"
         why = f"the {header.format} data cannot be decoded: {error or type(error).__name__}"
         raise DecodeError(status, why) from None
-    return _turn_upright(rgb, orientation)
+    reduced = image.size != whole
+    rgb = _turn_upright(rgb, orientation)
+    if not reduced:
+        return Decoded(rgb, rgb.shape[1], rgb.shape[0])
+    width, height = whole[::-1] if orientation in _ON_ITS_SIDE else whole
+    return Decoded(rgb, width, height)
 
 
 def encode_jpeg(rgb: Rgb, quality: int) -> bytes:
@@ -343,8 +368,11 @@ def _ends_early(data: bytes, format_name: str, error: Exception) -> bool:
     return format_name == "png" and b"IEND" not in data
 
 
+_ON_ITS_SIDE = (5, 6, 7, 8)  # EXIF orientations of images whose width is stored as height
+
+
 def _turn_upright(rgb: Rgb, orientation: int) -> Rgb:
-    if orientation in (5, 6, 7, 8):  # stored on its side
+    if orientation in _ON_ITS_SIDE:
         rgb = rgb.transpose(1, 0, 2)
     if orientation in (3, 4, 7, 8):
         rgb = rgb[::-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import cv2
@@ -50,9 +51,63 @@ def cut(rgb: Rgb, box: Box) -> Rgb:
 
     Mirrored as OpenCV's BORDER_REFLECT_101 does: the edge's own pixels are not repeated.
     """
-    rows = _mirrored(box.y, box.height, rgb.shape[0])
-    columns = _mirrored(box.x, box.width, rgb.shape[1])
-    return np.ascontiguousarray(rgb[rows][:, columns])
+    top, below, first_row, last_row = _mirrors(box.y, box.height, rgb.shape[0])
+    left, right, first_column, last_column = _mirrors(box.x, box.width, rgb.shape[1])
+    if max(top, below) >= rgb.shape[0] or max(left, right) >= rgb.shape[1]:  # there and back more than once
+        rows = _mirrored(box.y, box.height, rgb.shape[0])
+        columns = _mirrored(box.x, box.width, rgb.shape[1])
+        return np.ascontiguousarray(rgb[rows][:, columns])
+    inner = rgb[first_row:last_row, first_column:last_column]
+    if not (top or below or left or right):
+        return inner.copy()
+    # Ten times as fast as picking rows and columns one by one, which took longer than decoding.
+    bordered = cv2.copyMakeBorder(inner, top, below, left, right, cv2.BORDER_REFLECT_101)
+    y, x = box.y - first_row + top, box.x - first_column + left
+    return np.ascontiguousarray(bordered[y : y + box.height, x : x + box.width], np.uint8)
+
+
+def eye_angle(face: Face) -> float:
+    """Radians from the horizontal, down to the right being positive, of the line through the eyes.
+
+    0 where the face has no landmarks.
+    """
+    if not face.landmarks:
+        return 0.0
+    right_x, right_y, left_x, left_y = face.landmarks[:4]
+    return math.atan2(left_y - right_y, left_x - right_x)
+
+
+def cut_turned(rgb: Rgb, box: Box, angle: float, size: int) -> Rgb:
+    """The pixels of a square turned about its centre by ``angle`` (radians), as (side, side, 3) upright ones.
+
+    ``side`` is the box's own, or 2 * ``size`` where that is less: a larger square is reduced, each pixel the
+    mean of its area, before it is turned, so that turning cannot alias and reducing to ``size`` stays to do.
+    """
+    reach = math.ceil(box.width * (abs(math.cos(angle)) + abs(math.sin(angle)))) + 2  # what the corners touch
+    around = Box(
+        math.floor(box.x + (box.width - reach) / 2), math.floor(box.y + (box.width - reach) / 2), reach, reach
+    )
+    pixels = cut(rgb, around)
+    side = min(box.width, 2 * size)
+    scale = side / box.width
+    if scale < 1:
+        reduced = max(1, round(reach * scale))
+        scale = reduced / reach
+        pixels = cv2.resize(pixels, (reduced, reduced), interpolation=cv2.INTER_AREA)
+    # From a pixel's centre in the turned square to its place in `pixels`: both about the box's centre.
+    centre_x = (box.x + box.width / 2 - around.x) * scale - 0.5
+    centre_y = (box.y + box.width / 2 - around.y) * scale - 0.5
+    step = box.width * scale / side
+    cosine, sine, middle = step * math.cos(angle), step * math.sin(angle), (side - 1) / 2
+    matrix_23 = np.array(
+        [
+            [cosine, -sine, centre_x - middle * (cosine - sine)],
+            [sine, cosine, centre_y - middle * (sine + cosine)],
+        ]
+    )
+    how = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+    turned = cv2.warpAffine(pixels, matrix_23, (side, side), flags=how, borderMode=cv2.BORDER_REFLECT_101)
+    return np.asarray(turned, np.uint8)
 
 
 def sharpness(rgb: Rgb) -> float:
@@ -64,9 +119,18 @@ def sharpness(rgb: Rgb) -> float:
     return float(cv2.Laplacian(grey_HW, cv2.CV_64F).var())
 
 
-def _mirrored(start: int, length: int, limit: int) -> slice | NDArray[np.int64]:
-    if start >= 0 and start + length <= limit:
-        return slice(start, start + length)
+def _mirrors(start: int, length: int, limit: int) -> tuple[int, int, int, int]:
+    """How far a stretch leaves 0 to ``limit`` on either side; first and last + 1 of what it shows there."""
+    before, after = max(0, -start), max(0, start + length - limit)
+    return (
+        before,
+        after,
+        min(max(0, start), limit - 1 - after),
+        max(min(limit, start + length), before + 1),
+    )
+
+
+def _mirrored(start: int, length: int, limit: int) -> NDArray[np.int64]:
     if limit == 1:
         return np.zeros(length, np.int64)
     period = 2 * (limit - 1)

@@ -86,15 +86,17 @@ class YuNetDetector:
 
     def detect(self, rgb: Rgb) -> list[Face]:
         """Faces of about 10 pixels up to the whole array, looked for at several scales; any array size."""
-        bgr = np.ascontiguousarray(rgb[..., ::-1])
+        bgr = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2BGR)
         faces = []
         for width, height in _pyramid(bgr.shape[1], bgr.shape[0]):
             # One size after the other from the full array, so that no level adds blur of its own.
-            level = cv2.resize(bgr, (width, height), interpolation=cv2.INTER_AREA)
+            is_full = (width, height) == (bgr.shape[1], bgr.shape[0])
+            level = bgr if is_full else cv2.resize(bgr, (width, height), interpolation=cv2.INTER_AREA)
             scale_xy = np.array([bgr.shape[1] / width, bgr.shape[0] / height], np.float64)
             # Narrower than its largest stride, the network reads memory that nobody has written.
             right, below = max(0, _YUNET_STRIDE - width), max(0, _YUNET_STRIDE - height)
-            level = cv2.copyMakeBorder(level, 0, below, 0, right, cv2.BORDER_CONSTANT)
+            if right or below:
+                level = cv2.copyMakeBorder(level, 0, below, 0, right, cv2.BORDER_CONSTANT)
             self._network.setInputSize((width + right, height + below))
             _, found_N15 = self._network.detect(level)
             for row_15 in () if found_N15 is None else found_N15.astype(np.float64):

@@ -53,12 +53,16 @@ def reasons(store: Store, manifest: Manifest, prefix: str) -> dict[str, str]:
 
 
 def photo_examples(store: Store, photos: Manifest, crops: Manifest | None, count: int) -> tuple[Example, ...]:
-    """Usable photos, scaled down, the squares that became crops outlined."""
+    """Usable photos, scaled down, the squares that became crops outlined.
+
+    They are decoded in this process, so only those that `crop` has decoded before without harm.
+    """
     columns = ["key", "status", "caption", "width", "height", "licence", "artist", "credit", "image"]
     examples = []
     for receipt, wanted in _chosen_parts(photos, count):
         rows = _usable(store, photos, _file(receipt, "photos-"), columns)
         boxes = _boxes(store, crops, receipt.part)
+        rows = rows[rows["key"].isin(list(boxes))].reset_index(drop=True)
         taken = 0
         for index in _spread_first(len(rows), wanted):
             row = rows.iloc[index]
@@ -68,7 +72,7 @@ def photo_examples(store: Store, photos: Manifest, crops: Manifest | None, count
                 continue
             small = np.array(images.shrink(rgb, _PHOTO_SIDE))
             scale = max(small.shape[:2]) / max(row["width"], row["height"])
-            own = boxes.get(row["key"], [])
+            own = boxes[row["key"]]
             for box in own:
                 _outline(small, [scale * value for value in box])
             size = f"{int(row['width'])} × {int(row['height'])} pixels"
@@ -146,15 +150,20 @@ def _spread_first(total: int, wanted: int) -> list[int]:
 
 
 def _boxes(store: Store, crops: Manifest | None, part: int) -> dict[str, list[list[float]]]:
-    """x, y, side in pixels of the upright photo, by photo, of the usable crops of one part."""
+    """x, y, side in pixels of the upright photo of the usable crops of one part, by photo.
+
+    Photos are missing of which `crops` says nothing, or that a decoder did not survive.
+    """
     files = crops.named("crops-") if crops else []
     if crops is None or part >= len(files):
         return {}
-    rows = read_rows(store, crops.address, files[part], ["photo_key", "status", "box"]).to_pylist()
+    rows = read_rows(store, crops.address, files[part], ["key", "photo_key", "status", "box"]).to_pylist()
     boxes: dict[str, list[list[float]]] = {}
     for row in rows:
-        if row["status"] == "ok":
-            boxes.setdefault(row["photo_key"], []).append(row["box"])
+        if not row["status"].startswith("decoder_"):
+            # The row of a photo without any crop has the photo's key for its own.
+            own = boxes.setdefault(row["photo_key"] or row["key"], [])
+            own += [row["box"]] if row["status"] == "ok" else []
     return boxes
 
 

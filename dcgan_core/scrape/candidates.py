@@ -7,10 +7,9 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
-from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +21,7 @@ from dcgan_core.config import Json, ScrapeConfig
 from dcgan_core.errors import NoUsableData
 from dcgan_core.progress import Progress
 from dcgan_core.scrape.lists import UrlList
-from dcgan_core.scrape.sources import item_key, stretches
+from dcgan_core.scrape.sources import host_of, item_key, stretches
 from dcgan_core.stage import Part, Stage, Summary
 from dcgan_core.storage import Store, sha256_hex, sha256_of_file
 from dcgan_core.tables import encode_rows, iterate_rows, write_rows
@@ -158,12 +157,12 @@ class Candidates(Stage):
 
 def lane_of(url: str) -> str:
     """The lane of a url's host, two digits; urls without a host share one."""
-    try:
-        host = urlsplit(url).hostname or ""
-    except ValueError:
-        host = ""
-    digest = hashlib.sha256(host.lower().rstrip(".").encode("utf-8", "replace")).digest()
-    return f"{digest[0] % LANES:02d}"
+    return _lane(host_of(url))
+
+
+@lru_cache(maxsize=100_000)
+def _lane(host: str) -> str:
+    return f"{hashlib.sha256(host.encode('utf-8', 'replace')).digest()[0] % LANES:02d}"
 
 
 class _Spill:

@@ -7,7 +7,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
 from dcgan_core.artifacts import Address, Receipt, now, write_receipt
 from dcgan_core.exclusions import Exclusions
@@ -24,7 +23,7 @@ from dcgan_core.scrape.photos import (
     fetch_row,
     photo_row,
 )
-from dcgan_core.scrape.sources import Item, Outcome
+from dcgan_core.scrape.sources import Item, Outcome, host_of
 from dcgan_core.stage import Part
 from dcgan_core.storage import Store
 from dcgan_core.tables import write_rows, write_stream
@@ -155,7 +154,7 @@ class Crawl:
         self._waiting += len(missing)
         hosts = set()
         for item in missing:
-            host = _host(item.locator)
+            host = host_of(item.locator)
             hosts.add(host)
             self._hosts.setdefault(host, _Queue()).waiting.append((opened, item))
         for host in sorted(hosts):
@@ -166,10 +165,16 @@ class Crawl:
     def _run(self, host: str) -> None:
         """Start as many urls of a host as could be under way at once; its turnstile decides which are."""
         queue = self._hosts[host]
-        while queue.waiting and queue.running < self._per_host:
+        for _ in range(min(len(queue.waiting), self._per_host - queue.running)):
             queue.running += 1
-            self._start(self._one(host, *queue.waiting.popleft()))
-        if not queue.waiting and not queue.running:
+            self._start(self._serve(host, queue))
+
+    async def _serve(self, host: str, queue: _Queue) -> None:
+        """One of up to ``per_host`` that work off a host's urls."""
+        while queue.waiting:
+            await self._one(*queue.waiting.popleft())
+        queue.running -= 1
+        if not queue.running and not queue.waiting and self._hosts.get(host) is queue:
             del self._hosts[host]
 
     def _start(self, work: Any) -> None:
@@ -182,7 +187,7 @@ class Crawl:
         if not task.cancelled() and (error := task.exception()):
             self._ended.put_nowait(error)
 
-    async def _one(self, host: str, opened: _OpenPart, item: Item) -> None:
+    async def _one(self, opened: _OpenPart, item: Item) -> None:
         known = self._task.earlier.find(item.key) if self._task.earlier else None
         outcome, validators = None, None
         if known and self._task.earlier:
@@ -195,15 +200,12 @@ class Crawl:
             if outcome.status == "unchanged":
                 outcome = self._taken_over(item, known, outcome) or await self._fetcher.fetch(item)
         _write(opened.journal, outcome)
-        queue = self._hosts[host]
-        queue.running -= 1
         self._waiting -= 1
         self._seen += 1
-        self._run(host)
         self._progress(self._seen, self._total, "")
         opened.missing -= 1
         if not opened.missing:
-            await self._commit(opened)
+            self._start(self._commit(opened))
 
     def _taken_over(self, item: Item, known: Any, answer: Outcome | None = None) -> Outcome | None:
         earlier = self._task.earlier
@@ -320,10 +322,3 @@ def _read(journal: Journal, item: Item) -> tuple[Outcome, str]:
 
 def _facts(candidate: Mapping[str, Any]) -> dict[str, Any]:
     return {name: candidate[name] for name in (*FACTS, "sha1")}
-
-
-def _host(url: str) -> str:
-    try:
-        return urlsplit(url).hostname or ""
-    except ValueError:
-        return ""

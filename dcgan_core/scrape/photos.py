@@ -202,16 +202,19 @@ def also_is(data: bytes) -> str | None:
         return "a PDF"
     if any(mark in start for mark in (b"<script", b"<html", b"<!doctype html", b"<iframe", b"<svg")):
         return "a web page"
-    end = data.rfind(_ZIP_END, max(0, len(data) - 65_557))
+    tail = data[-_ZIP_TAIL:]
+    end = tail.rfind(_ZIP_END)
     while end >= 0:
-        comment = int.from_bytes(data[end + 20 : end + 22], "little")
-        if end + 22 + comment == len(data):
+        comment = int.from_bytes(tail[end + 20 : end + 22], "little")
+        if end + 22 + comment == len(tail):
             return "a zip archive"
-        end = data.rfind(_ZIP_END, max(0, len(data) - 65_557), end)
+        end = tail.rfind(_ZIP_END, 0, end)
     return None
 
 
 _ZIP_END = b"PK\x05\x06"
+_ZIP_TAIL = 8192
+"""An archive's comment may be 64 kB long; to look so far in every photo would cost as much as its sha256."""
 
 
 def _format_of(declared: str) -> str:

@@ -97,6 +97,16 @@ def item_key(locator: str) -> str:
     return hashlib.sha256(locator.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
+def host_of(url: str) -> str:
+    """The host that a url names, in lower case; empty where there is none. For sorting, not for checking."""
+    authority = url.partition("://")[2]
+    for end in "/?#":
+        authority = authority.partition(end)[0]
+    authority = authority.rpartition("@")[2].lower()
+    name = authority.partition("]")[0] if authority.startswith("[") else authority.partition(":")[0]
+    return name.strip("[.")
+
+
 def chunks(items: Sequence[Item], target: int) -> list[list[Item]]:
     """Cut items into parts of about ``target``, at places that depend only on the items near them.
 

@@ -21,6 +21,7 @@ from dcgan_core.images import (
     center_crop,
     center_square,
     data_uri,
+    decode,
     decode_rgb,
     encode_jpeg,
     encode_png,
@@ -176,6 +177,29 @@ def test_reduced_decoding_keeps_the_longest_side_large_enough() -> None:
         assert max(decoded.shape) == longest
         expected = resize(scene(600, 1000), 32)
         assert np.abs(resize(decoded, 32).astype(int) - expected).mean() < 3
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_reduced_image_knows_how_large_it_is_upright(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = saved(Image.fromarray(scene(603, 1001)), "jpeg", exif=exif)
+    upright = (603, 1001) if orientation >= 5 else (1001, 603)
+    reduced = decode(data, max_pixels=LIMIT, min_side=250)
+    assert reduced.is_reduced
+    assert (reduced.width, reduced.height) == upright
+    assert reduced.rgb.shape[1::-1] == tuple(-(-side // 4) for side in upright)
+    whole = decode(data, max_pixels=LIMIT)
+    assert not whole.is_reduced
+    assert (whole.width, whole.height) == upright == whole.rgb.shape[1::-1]
+
+
+def test_only_jpeg_is_decoded_reduced() -> None:
+    for format_name in FORMATS:
+        decoded = decode(
+            saved(Image.fromarray(scene(603, 1001)), format_name), max_pixels=LIMIT, min_side=250
+        )
+        assert decoded.is_reduced == (format_name == "jpeg")
 
 
 @pytest.mark.parametrize(
