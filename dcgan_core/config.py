@@ -180,6 +180,9 @@ class CropConfig(Section):
     kept with a crop."""
     margin: Annotated[float, Field(ge=0.0, le=2.0)] = 0.2
     """Added on each side of the squared box, as a share of its side."""
+    max_outside: Share = 1.0
+    """Largest share of a crop's square that may lie outside the photo, where the edge is mirrored; 0.1 leaves
+    out faces that fill tightly cut photos, 1 keeps all."""
     detect_side: PositiveInt = 640
     """Faces are looked for on the photo reduced to this longest side; crops are cut from the full photo."""
     max_faces: PositiveInt = 16

@@ -46,6 +46,13 @@ def square_box(face: Face, margin: float) -> Box:
     return Box(round(x), round(y), pixels, pixels)
 
 
+def share_outside(box: Box, width: int, height: int) -> float:
+    """The share of a box's area, 0 to 1, that lies outside a photo of that size in pixels."""
+    across = max(0, min(box.x + box.width, width) - max(box.x, 0))
+    down = max(0, min(box.y + box.height, height) - max(box.y, 0))
+    return 1 - across * down / (box.width * box.height)
+
+
 def cut(rgb: Rgb, box: Box) -> Rgb:
     """The box's pixels (box.height, box.width, 3), a copy; beyond the photo's edge it goes on mirrored.
 

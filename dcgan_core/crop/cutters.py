@@ -12,7 +12,15 @@ import cv2
 
 from dcgan_core import images
 from dcgan_core.config import CropConfig
-from dcgan_core.crop.boxes import cut, cut_turned, eye_angle, scale_face, sharpness, square_box
+from dcgan_core.crop.boxes import (
+    cut,
+    cut_turned,
+    eye_angle,
+    scale_face,
+    share_outside,
+    sharpness,
+    square_box,
+)
 from dcgan_core.crop.detect import Detector, Face, HaarDetector, YuNetDetector, fetch_weights
 from dcgan_core.crop.photo import Photo
 from dcgan_core.errors import DecodeError
@@ -84,7 +92,7 @@ class FaceCutter:
         small = images.shrink(decoded.rgb, detect_side)
         sizes = (small.shape[1], small.shape[0]), (decoded.width, decoded.height)
         faces = [scale_face(face, *sizes) for face in self.detector.detect(small)]
-        rows = [self._found(photo, number, face) for number, face in enumerate(faces)]
+        rows = [self._found(photo, number, face, sizes[1]) for number, face in enumerate(faces)]
         wanted = [(row, face) for row, face in zip(rows, faces, strict=True) if "status" not in row]
         # Photos without a usable face end here, never decoded whole. For the others nothing less will do:
         # cut from 60 web photos decoded at a half and a quarter, crops with two reduced pixels for one stored
@@ -94,7 +102,7 @@ class FaceCutter:
             row.update(_judged(row, self._cut(rgb, face), self.config))
         return rows
 
-    def _found(self, photo: Photo, number: int, face: Face) -> dict[str, Any]:
+    def _found(self, photo: Photo, number: int, face: Face, size: tuple[int, int]) -> dict[str, Any]:
         """The row of a face, with a status where it is no crop."""
         config = self.config
         box = square_box(face, config.margin)
@@ -114,6 +122,9 @@ class FaceCutter:
         if min(face.width, face.height) < config.min_size:
             why = f"{min(row['width'], row['height'])} px, the limit is {config.min_size}"
             return {**row, "status": "too_small", "reason": why}
+        if (outside := share_outside(box, *size)) > config.max_outside:
+            why = f"{outside:.0%} of its square lies outside the photo, the limit is {config.max_outside:.0%}"
+            return {**row, "status": "cut_off", "reason": why}
         return row
 
     def _whole(self, photo: Photo, decoded: Decoded) -> Rgb:

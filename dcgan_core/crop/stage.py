@@ -64,7 +64,7 @@ class Crop(Stage):
         if self.config.method != "yunet":
             del settings["min_score"], settings["align"]
         if self.config.method == "center":
-            for field in ("min_size", "margin", "detect_side", "max_faces"):
+            for field in ("min_size", "margin", "detect_side", "max_faces", "max_outside"):
                 del settings[field]
         return settings
 

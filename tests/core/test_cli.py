@@ -308,3 +308,41 @@ def test_it_works_where_neither_prefect_nor_ray_is_installed(finished_store: Sto
     assert ended.returncode == 0, ended.stderr
     assert re.search(r"^shards +\w+ +done", ended.stdout, re.MULTILINE)
     assert ended.stdout.count("cached") == 10
+
+
+def test_forget_says_what_it_removed_and_the_next_run_makes_it_again(
+    dcgan: Dcgan, finished_store: Store, tiny: Tiny
+) -> None:
+    root = finished_store.root
+    refused = dcgan("forget", root=root)
+    assert refused.code == 2
+    assert "say what to forget: --url" in refused.err
+    assert "there is no such file" in dcgan("forget", "--file", "absent.jpg", "--yes").err
+    assert "is no sha256" in dcgan("forget", "--sha256", "123", "--yes").err
+    ended = dcgan("forget", "--file", str(tiny.photos / "face-07.jpg"), "--yes")
+    assert ended.code == 0
+    assert "1 photos found" in ended.out
+    for word in (
+        "cleaned  photos/",
+        "cleaned  crops/",
+        "deleted  shards/",
+        "deleted  report/",
+        "flagged  train/",
+    ):
+        assert word in ended.out, word
+    assert "trained on 1 photos forgotten since" in dcgan("list").out
+    options = [word for key, value in tiny.overrides.items() for word in ("-o", f"{key}={json.dumps(value)}")]
+    plan = dcgan("run", "all", "--plan", *options)
+    assert "exclusions: the list has changed" in plan.out or "would run" in plan.out
+    assert dcgan("run", "dedup", *options).code == 0
+
+
+def test_attribution_is_a_table_of_what_was_kept(dcgan: Dcgan, finished_store: Store, tmp_path: Path) -> None:
+    ended = dcgan("attribution", "--to", "out/whose.csv", root=finished_store.root)
+    assert ended.code == 0
+    lines = (tmp_path / "out" / "whose.csv").read_text().splitlines()
+    assert lines[0].startswith("photo_key,crops,url,page_url,artist,credit,licence")
+    assert f"{len(lines) - 1} photos in out/whose.csv" in ended.out
+    wrong = dcgan("attribution", "train")
+    assert wrong.code == 2
+    assert "attribution is of shards, crops or photos" in wrong.err

@@ -56,6 +56,7 @@ def remade(tiny: Tiny, store: Store, overrides: dict[str, Any] | None = None) ->
         ("scrape.limit", 19, FROM_PHOTOS),
         ("crop.method", "center", FROM_CROPS),
         ("crop.margin", 0.3, FROM_CROPS),
+        ("crop.max_outside", 0.1, FROM_CROPS),
         ("crop.stored_size", 48, FROM_CROPS),
         ("crop.min_sharpness", 9.0, FROM_CROPS),
         ("crop.keep_names", True, FROM_CROPS),

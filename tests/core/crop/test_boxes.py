@@ -11,7 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from dcgan_core.crop.boxes import Box, cut, cut_turned, eye_angle, scale_face, sharpness, square_box
+from dcgan_core.crop.boxes import (
+    Box,
+    cut,
+    cut_turned,
+    eye_angle,
+    scale_face,
+    share_outside,
+    sharpness,
+    square_box,
+)
 from dcgan_core.crop.detect import Face
 from dcgan_core.images import resize
 
@@ -114,3 +123,18 @@ def test_turning_and_reducing_shows_what_reducing_and_turning_does() -> None:
     y = 140 + place[None, :] * math.sin(angle) + place[:, None] * math.cos(angle)
     expected = np.stack([x, y], -1) * 255 / 299 - 255 / 299 / 2
     assert np.abs(crop[..., :2] - expected).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("box", "share"),
+    [
+        (Box(0, 0, 10, 10), 0.0),
+        (Box(-5, 0, 10, 10), 0.5),
+        (Box(-5, -5, 10, 10), 0.75),
+        (Box(95, 0, 10, 10), 0.5),
+        (Box(-100, -100, 10, 10), 1.0),
+        (Box(-50, -50, 200, 200), 0.75),
+    ],
+)
+def test_the_share_outside_a_photo_is_of_the_boxs_area(box: Box, share: float) -> None:
+    assert share_outside(box, 100, 100) == share

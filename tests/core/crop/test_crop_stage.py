@@ -272,3 +272,16 @@ def name_everybody(store: Store, address: Address) -> None:
 
 def crops_of(store: Store, overrides: dict[str, Any]) -> list[dict[str, Any]]:
     return read_all(store, cropped(store, overrides), "crops-").to_pylist()
+
+
+def test_a_face_that_fills_its_photo_can_be_left_out(store: Store, tiny: Tiny) -> None:
+    wide = {**tiny.overrides, "crop.margin": 0.6}
+    rows = rows_of(store, {**wide, "crop.max_outside": 0.1})
+    found = Counter(row["status"] for row in rows)
+    assert found["cut_off"] and found["ok"]
+    assert all(
+        row["reason"].endswith("outside the photo, the limit is 10%")
+        for row in rows
+        if row["status"] == "cut_off"
+    )
+    assert Counter(row["status"] for row in rows_of(store, wide))["ok"] == found["cut_off"] + found["ok"]
