@@ -50,6 +50,8 @@ bench: setup ## Measure what is measured; see benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks.part_overhead
 	$(BIN)/python -m benchmarks.cached_run
 	$(BIN)/python -m benchmarks.demo
+	$(BIN)/python -m benchmarks.fetch
+	$(BIN)/python -m benchmarks.crop
 
 up: setup ## Prefect server with UI, work pool, deployments and a worker, until Ctrl-C
 	@mkdir -p $(PREFECT_HOME)

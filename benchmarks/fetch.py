@@ -12,6 +12,7 @@ fetching processes' own, the server's are not counted.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import resource
@@ -96,6 +97,34 @@ def ours(urls: Path, root: str, workers: int, on_ray: bool) -> dict[str, Any]:
     }
 
 
+def checked_only(urls: Path) -> float:
+    """Images a CPU-second of fetching, hashing and checking alone: nothing is journaled or kept."""
+    from dcgan_core.config import load_config
+    from dcgan_core.scrape.fetch import Fetcher
+    from dcgan_core.scrape.photos import photo_row
+    from dcgan_core.scrape.sources import Item, item_key
+    from dcgan_core.scrape.web import manners_of
+
+    keys = {"source": "urls", "contact": "bench@example.org", "allow_loopback": True, "per_host": 16}
+    config = load_config("faces64", {f"scrape.{key}": value for key, value in keys.items()}).scrape
+    waiting = iter(urls.read_text().splitlines())
+    done = 0
+
+    async def work(fetcher: Fetcher) -> None:
+        nonlocal done
+        for url in waiting:
+            outcome = await fetcher.fetch(Item(item_key(url), url, url=url))
+            done += photo_row(outcome, config.max_pixels)["status"] == "ok"
+
+    async def everything() -> None:
+        async with Fetcher(manners_of(config)) as fetcher:
+            await asyncio.gather(*(work(fetcher) for _ in range(config.concurrency)))
+
+    used = _cpu()
+    asyncio.run(everything())
+    return done / (_cpu() - used)
+
+
 def _cpu() -> float:
     return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
@@ -152,18 +181,19 @@ def main() -> None:
     parser.add_argument("--urls", type=int, default=6000)
     parser.add_argument("--windows", type=int, default=3)
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument(
-        "--memory", action="store_true", help="peak memory at 10,000 and 100,000 urls (small bodies)"
-    )
+    parser.add_argument("--memory", action="store_true", help="peak memory at 10,000 to 100,000 urls")
     parser.add_argument("--ray", action="store_true", help="1 against 2 Ray workers")
     parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         urls, root, workers, on_ray = options.one
+        if root == "none":
+            print(json.dumps({"checked": checked_only(Path(urls))}))
+            return
         print(json.dumps(ours(Path(urls), root, int(workers), on_ray == "True")))
         return
     details: dict[str, Any] = {}
-    rates, peer_rates, per_cpu, peer_per_cpu = [], [], [], []
+    rates, peer_rates, per_cpu, peer_per_cpu, checked = [], [], [], [], []
     with tempfile.TemporaryDirectory(prefix="dcgan-bench-") as folder, photo_server(BYTES) as (port, size):
         urls = Path(folder) / "urls.txt"
         write_list(urls, port, options.urls, ADDRESSES)
@@ -172,6 +202,8 @@ def main() -> None:
             assert result["counts"]["ok"] == options.urls, result
             rates.append(options.urls / result["wall"])
             per_cpu.append(options.urls / result["cpu"])
+            command = [sys.executable, "-m", "benchmarks.fetch", "--one", str(urls), "none", "1", "False"]
+            checked.append(_last_line(command)["checked"])
             if options.peer:
                 theirs = peer_measured(options.peer, urls, options.workers)
                 assert theirs["successes"] == options.urls, theirs
@@ -199,6 +231,8 @@ def main() -> None:
     details |= {
         "images_a_cpu_second": round(statistics.median(per_cpu)),
         "images_a_cpu_second_spread": [round(min(per_cpu)), round(max(per_cpu))],
+        "fetched_and_checked_a_cpu_second": round(statistics.median(checked)),
+        "fetched_and_checked_spread": [round(min(checked)), round(max(checked))],
         "peer_images_a_cpu_second": round(statistics.median(peer_per_cpu)) if peer_per_cpu else None,
         "urls": options.urls,
         "bytes": size,
@@ -217,7 +251,7 @@ def main() -> None:
 def _memory(workers: int) -> dict[str, int]:
     peaks = {}
     with tempfile.TemporaryDirectory(prefix="dcgan-bench-") as folder, photo_server(8_000) as (port, _):
-        for count in (10_000, 100_000):
+        for count in (10_000, 30_000, 100_000):
             urls = Path(folder) / "urls.txt"
             write_list(urls, port, count, ADDRESSES)
             peaks[f"{count} urls"] = round(measured(urls, workers)["peak_mib"])

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -129,10 +130,14 @@ class Candidates(Stage):
             return
         columns = [field.name for field in CANDIDATES if field.name != "key"]
         manifest = self.input_manifest(store, "searches")
-        for file in manifest.named("searches-"):
-            for row in iterate_rows(store, manifest.address, file, columns):
-                # What has no url (nothing found for a name) has the name for a key.
-                yield {**row, "key": item_key(row["url"] or f"name:{row['query']}")}
+        found = (
+            row
+            for file in manifest.named("searches-")
+            for row in iterate_rows(store, manifest.address, file, columns)
+        )
+        for row in islice(found, self.config.limit):
+            # What has no url (nothing found for a name) has the name for a key.
+            yield {**row, "key": item_key(row["url"] or f"name:{row['query']}")}
 
     def _filtered(self, rows: Iterable[dict[str, Any]], counts: Counter[str]) -> Iterator[dict[str, Any]]:
         for row in rows:
