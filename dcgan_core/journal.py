@@ -34,8 +34,9 @@ class Journal:
     Not for two writers at once: a part belongs to one worker.
     """
 
-    def __init__(self, store: Store, path: str) -> None:
-        self._store, self._path = store, path
+    def __init__(self, store: Store, path: str, *, sent_by_others: bool = False) -> None:
+        """``sent_by_others``: segments are not sent by ``append``; whoever asks takes them by themselves."""
+        self._store, self._path, self._sent_by_others = store, path, sent_by_others
         self.entries: dict[str, Entry] = {}
         self._waiting: list[bytes] = []
         self._waiting_bytes = 0
@@ -66,7 +67,7 @@ class Journal:
         self.entries[key] = entry
         self._waiting.append(whole)
         self._waiting_bytes += len(whole)
-        if self._waiting_bytes >= _SEGMENT_BYTES or len(self._waiting) >= _SEGMENT_RECORDS:
+        if self.is_full and not self._sent_by_others:
             self.flush()
 
     def _write_on(self, left: memoryview) -> None:
@@ -76,12 +77,24 @@ class Journal:
             self._end += written
             left = left[written:]
 
+    @property
+    def is_full(self) -> bool:
+        """Whether a segment waits to be sent to the object store."""
+        return self._waiting_bytes >= _SEGMENT_BYTES or len(self._waiting) >= _SEGMENT_RECORDS
+
+    def take_segment(self) -> tuple[str, bytes] | None:
+        """Path and content of a segment for the caller to write, or None; later records go elsewhere."""
+        if not self._waiting:
+            return None
+        taken = f"{self._path}/{self._segment_name}", b"".join(self._waiting)
+        self._waiting, self._waiting_bytes = [], 0
+        self._segments += 1
+        return taken
+
     def flush(self) -> None:
         """Send what waits to the object store; nothing to do on local disk."""
-        if self._waiting:
-            self._store.write_bytes(f"{self._path}/{self._segment_name}", b"".join(self._waiting))
-            self._waiting, self._waiting_bytes = [], 0
-            self._segments += 1
+        if taken := self.take_segment():
+            self._store.write_bytes(*taken)
 
     def body(self, key: str) -> bytes:
         """Body of a key's record, read from where it lies."""

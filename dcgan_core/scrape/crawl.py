@@ -60,6 +60,8 @@ class _OpenPart:
     excluded: Mapping[str, str]
     journal: Journal
     missing: int = 0
+    sending: set[asyncio.Task[None]] = field(default_factory=set)
+    """Segments of the journal on their way to an object store."""
 
 
 @dataclass
@@ -90,7 +92,7 @@ class Crawl:
         self._turns = deque(self._lanes)
         self._open_in_lane: Counter[str] = Counter()
         self._open: set[int] = set()
-        self._journals: dict[int, Journal] = {}
+        self._parts: dict[int, _OpenPart] = {}
         self._hosts: dict[str, _Queue] = {}
         self._waiting = 0
         self._ended: asyncio.Queue[Receipt | BaseException] = asyncio.Queue()
@@ -108,8 +110,8 @@ class Crawl:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for journal in self._journals.values():
-            journal.close()
+        for opened in self._parts.values():
+            opened.journal.close()
         await self._fetcher.__aexit__(None, None, None)
 
     async def next_receipt(self) -> Receipt | None:
@@ -139,9 +141,10 @@ class Crawl:
 
     def _open_part(self, part: Part) -> None:
         task = self._task
-        journal = Journal(task.store, f"{task.address.path}/journal/{part.payload.base}")
+        path = f"{task.address.path}/journal/{part.payload.base}"
+        journal = Journal(task.store, path, sent_by_others=True)
         opened = _OpenPart(part, task.rows_of(part), task.excluded_of(part), journal)
-        self._journals[part.index] = journal
+        self._parts[part.index] = opened
         self._open.add(part.index)
         self._open_in_lane[part.lane] += 1
         missing = []
@@ -200,6 +203,8 @@ class Crawl:
             if outcome.status == "unchanged":
                 outcome = self._taken_over(item, known, outcome) or await self._fetcher.fetch(item)
         _write(opened.journal, outcome)
+        if opened.journal.is_full:
+            self._send(opened)
         self._waiting -= 1
         self._seen += 1
         self._progress(self._seen, self._total, "")
@@ -224,11 +229,19 @@ class Crawl:
             seconds=answer.seconds if answer else 0.0,
         )
 
+    def _send(self, opened: _OpenPart) -> None:
+        """Send a segment of a part's journal to the object store, beside everything else."""
+        if taken := opened.journal.take_segment():
+            task = asyncio.ensure_future(asyncio.to_thread(self._task.store.write_bytes, *taken))
+            opened.sending.add(task)
+
     async def _commit(self, opened: _OpenPart) -> None:
+        self._send(opened)
+        await asyncio.gather(*opened.sending)
         async with self._one_writer:  # one part's rows in memory at a time
             receipt = await asyncio.to_thread(self._write_part, opened)
         part = opened.part
-        del self._journals[part.index]
+        del self._parts[part.index]
         self._open.discard(part.index)
         self._open_in_lane[part.lane] -= 1
         self._ended.put_nowait(receipt)
@@ -236,7 +249,6 @@ class Crawl:
 
     def _write_part(self, opened: _OpenPart) -> Receipt:
         task, part, journal = self._task, opened.part, opened.journal
-        journal.flush()
         counts = Counter[tuple[str, str]]()
         fetches: list[dict[str, Any]] = []
 
@@ -284,8 +296,8 @@ class Crawl:
     async def _flush_now_and_then(self) -> None:
         while True:
             await asyncio.sleep(_FLUSH_SECONDS)
-            for journal in list(self._journals.values()):
-                journal.flush()
+            for opened in list(self._parts.values()):
+                self._send(opened)
 
 
 def journal_row(journal: Journal, row: Mapping[str, Any], fetched: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ from dcgan_core.journal import Journal
 from dcgan_core.pipeline import load_pipeline
 from dcgan_core.scrape.candidates import lane_of
 from dcgan_core.stage import lanes_of, run
-from dcgan_core.storage import Store
+from dcgan_core.storage import Store, read_whole
 from dcgan_core.tables import read_all
 from tests.web.photo_host import PhotoHost, good_photo
 from tests.web.runs import Web, check_manners, statuses
@@ -237,3 +237,24 @@ def sha256_of(url: str) -> str:
     import hashlib
 
     return hashlib.sha256(good_photo(int(url.rpartition("/")[2].partition(".")[0]))).hexdigest()
+
+
+def test_an_object_store_is_as_good_a_root_as_a_disk(tmp_path: Path, hosts: tuple[str, ...]) -> None:
+    """Segments instead of appending, and the same rows; a photo can be forgotten there too."""
+    urls = photos(hosts, 90)
+    there, here = Store(f"memory://{tmp_path.name}/root"), Store(str(tmp_path / "here"))
+    with PhotoHost() as double:
+        manifests = {
+            store.root: Web(store, tmp_path, double, hosts).manifest(urls, items_per_part=100)
+            for store in (there, here)
+        }
+        assert len({manifest.content for manifest in manifests.values()}) == 1
+        done = forget(there, [Exclusion("url", urls[7])])
+        assert len(done.photos) == 1
+        double.clear()
+        rows = Web(there, tmp_path, double, hosts).scrape(items_per_part=100)
+        assert double.requests == []
+    assert Counter(row["status"] for row in rows) == {"ok": 89, "excluded": 1}
+    files = there.filesystem().find(there.key("artifacts"))
+    assert files
+    assert not any(good_photo(7)[2000:2100] in read_whole(there.filesystem(), path) for path in files)
