@@ -241,4 +241,5 @@ def _bindings(answer: Any) -> Iterator[Row]:
     """Rows of SPARQL results in JSON; ``typed-literal`` and ``literal`` are the same to us."""
     for binding in answer["results"]["bindings"]:
         if {"person", "name", "birth"} <= binding.keys():
-            yield tuple(str(binding[name]["value"]) for name in ("person", "name", "birth"))  # type: ignore[misc]
+            person, name, birth = (str(binding[which]["value"]) for which in ("person", "name", "birth"))
+            yield person, name, birth
