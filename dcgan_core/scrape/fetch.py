@@ -105,7 +105,8 @@ class Fetcher:
         await self._session.close()
 
     def host(self, name: str) -> Host:
-        """The turnstile of a host name."""
+        """The turnstile of a host name; the dot that ends a full name makes no other host."""
+        name = name.rstrip(".")
         if name not in self._hosts:
             manners = self.manners
             self._hosts[name] = Host(
