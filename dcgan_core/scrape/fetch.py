@@ -20,7 +20,7 @@ from dcgan_core.errors import FetchError, RefusedByApi
 from dcgan_core.scrape.addresses import Lookup, PinnedResolver, Refused, check_url
 from dcgan_core.scrape.hosts import LONGEST_PAUSE_SECONDS, Host, HostDown, cap_of
 from dcgan_core.scrape.robots import MAX_BYTES, Rules, opted_out, parse
-from dcgan_core.scrape.sources import Item, Outcome
+from dcgan_core.scrape.sources import Item, Outcome, printable
 
 MAX_REDIRECTS = 5
 _REDIRECTS = {301, 302, 303, 307, 308}
@@ -292,9 +292,9 @@ class Fetcher:
                 reason,
                 data=body,
                 http_status=status,
-                etag=headers.get("ETag"),
-                last_modified=headers.get("Last-Modified"),
-                declared=headers.get("Content-Type"),
+                etag=_header(headers, "ETag"),
+                last_modified=_header(headers, "Last-Modified"),
+                declared=_header(headers, "Content-Type"),
                 final_url=str(url),
             )
 
@@ -432,6 +432,11 @@ class _FirstRetry:
 
 
 _FIRST_RETRY: Any = _FirstRetry()
+
+
+def _header(headers: Mapping[str, str], name: str) -> str | None:
+    value = headers.get(name)
+    return None if value is None else printable(value)
 
 
 def _why_closed(origin: URL, passing: _Passing) -> str:

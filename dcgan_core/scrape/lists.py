@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from dcgan_core.config import Json, ScrapeConfig
 from dcgan_core.errors import ConfigError
+from dcgan_core.scrape.sources import printable
 from dcgan_core.storage import open_location
 
 ENDINGS = ("txt", "csv", "tsv", "jsonl", "ndjson", "json", "parquet")
@@ -108,7 +109,8 @@ class UrlList:
                     "-o scrape.url_column=..."
                 )
             caption = row.get(caption_column) if caption_column else None
-            yield Line(str(row[url_column] or "").strip(), None if caption is None else str(caption))
+            url = printable(str(row[url_column] or "").strip())
+            yield Line(url, None if caption is None else printable(str(caption)))
 
     def _parquet(self, fs: fsspec.AbstractFileSystem, path: str) -> Iterator[Mapping[str, Any]]:
         with fs.open(path, "rb") as file:

@@ -21,7 +21,7 @@ from dcgan_core.journal import Journal
 from dcgan_core.progress import Progress
 from dcgan_core.scrape.fetch import Fetcher
 from dcgan_core.scrape.names import best_name, readable_date, tidy_name
-from dcgan_core.scrape.sources import item_key
+from dcgan_core.scrape.sources import item_key, printable
 from dcgan_core.scrape.web import manners_of
 from dcgan_core.stage import Part, Stage, Summary
 from dcgan_core.storage import Store, open_location, read_whole, sha256_hex
@@ -241,5 +241,7 @@ def _bindings(answer: Any) -> Iterator[Row]:
     """Rows of SPARQL results in JSON; ``typed-literal`` and ``literal`` are the same to us."""
     for binding in answer["results"]["bindings"]:
         if {"person", "name", "birth"} <= binding.keys():
-            person, name, birth = (str(binding[which]["value"]) for which in ("person", "name", "birth"))
+            person, name, birth = (
+                printable(str(binding[which]["value"])) for which in ("person", "name", "birth")
+            )
             yield person, name, birth

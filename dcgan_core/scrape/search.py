@@ -23,7 +23,7 @@ from dcgan_core.exclusions import normal_name, read_exclusions
 from dcgan_core.journal import Journal
 from dcgan_core.progress import Progress
 from dcgan_core.scrape.fetch import Fetcher
-from dcgan_core.scrape.sources import Item, chunks
+from dcgan_core.scrape.sources import Item, chunks, printable
 from dcgan_core.scrape.web import manners_of
 from dcgan_core.stage import Part, Stage, Summary
 from dcgan_core.storage import Store
@@ -178,7 +178,7 @@ class Searches(Stage):
                     journal.append(name, {}, json.dumps([asdict(each) for each in found]).encode())
                 progress()
                 each_found = json.loads(journal.body(name))
-                rows += [{"query": name, "rank": rank, **each} for rank, each in enumerate(each_found)]
+                rows += [_row(name, rank, each) for rank, each in enumerate(each_found)]
         finally:
             journal.close()
         file = write_rows(store, self.address, f"searches-{part.index:05d}.parquet", rows, FOUND)
@@ -204,6 +204,11 @@ class Searches(Stage):
         if not counts["ok"]:
             raise NoUsableData("searches", dict(counts), "No search found a usable picture: try other names")
         return Summary(counts=dict(sorted(counts.items())))
+
+
+def _row(name: str, rank: int, found: Mapping[str, Any]) -> dict[str, Any]:
+    texts = {key: printable(value) if isinstance(value, str) else value for key, value in found.items()}
+    return {"query": name, "rank": rank, **texts}
 
 
 def plain_text(value: object) -> str | None:

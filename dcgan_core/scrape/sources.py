@@ -177,7 +177,7 @@ class FolderSource:
                 locator=name,
                 state=str(info.get("ETag") or info.get("etag") or _changed(info)),
                 size=int(info["size"]),
-                url=_printable(name),
+                url=printable(name),
                 label=labels.get(name.split("/")[0]),
                 caption=name.split("/")[0] if self.classes else None,
             )
@@ -351,8 +351,8 @@ def _checked(item: Item, data: bytes | None, max_bytes: int) -> Outcome:
     return Outcome(item, "ok", data=data)
 
 
-def _printable(name: str) -> str:
-    """A file name that is not UTF-8, written so that a table can hold it."""
+def printable(name: str) -> str:
+    """Text that is not UTF-8 (a file's name, a header, half a pair in JSON), as a table can hold it."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 

@@ -176,6 +176,15 @@ class PhotoHost(Double):
         request.transport.close()
         return web.Response(status=599)
 
+    async def _on_odd_headers(self, request: web.Request, rest: str) -> web.StreamResponse:
+        """Headers that are no UTF-8, around a good photo."""
+        body = good_photo(1)
+        head = b'HTTP/1.1 200 OK\r\nETag: "\xff\xfe"\r\nLast-Modified: \x80\r\nContent-Type: image/jpeg\r\n'
+        assert request.transport is not None
+        request.transport.write(head + f"Content-Length: {len(body)}\r\n\r\n".encode() + body)  # type: ignore[attr-defined]
+        request.transport.close()
+        return web.Response(status=599)
+
     async def _on_pixel_bomb(self, request: web.Request, rest: str) -> web.StreamResponse:
         body = render(DemoPhoto("x", "broken", 1, "bomb"), seed=5)
         return web.Response(body=body, content_type="image/jpeg")

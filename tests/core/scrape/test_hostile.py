@@ -43,6 +43,7 @@ EXPECTED = {
     "/empty/1.jpg": "empty",
     "/garbage/1.jpg": "connection_failed",
     "/headers/1.jpg": "connection_failed",
+    "/odd-headers/1.jpg": "ok",
     "/pixel-bomb/1.jpg": "too_many_pixels",
     "/polyglot/zip/1.jpg": "polyglot",
     "/polyglot/html/1.jpg": "polyglot",

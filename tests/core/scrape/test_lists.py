@@ -67,6 +67,13 @@ def test_a_limit_stops_the_reading(tmp_path: Path) -> None:
     assert lines_of(tmp_path / "list.jsonl", limit=1) == [Line("http://a/1")]
 
 
+def test_half_a_pair_in_json_is_written_so_that_a_table_can_hold_it(tmp_path: Path) -> None:
+    (tmp_path / "list.jsonl").write_text('{"url": "http://a/\\ud800", "caption": "\\udfff"}\n')
+    assert lines_of(tmp_path / "list.jsonl", caption_column="caption") == [
+        Line("http://a/\\ud800", "\\udfff")
+    ]
+
+
 def test_captions_that_are_not_text_are_written_as_text(tmp_path: Path) -> None:
     pq.write_table(pa.table({"url": ["http://a/1"], "caption": [7]}), tmp_path / "list.parquet")
     (line,) = lines_of(tmp_path / "list.parquet", caption_column="caption")
