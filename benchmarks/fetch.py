@@ -97,6 +97,37 @@ def ours(urls: Path, root: str, workers: int, on_ray: bool) -> dict[str, Any]:
     }
 
 
+def listed(count: int) -> dict[str, Any]:
+    """Seconds and peak memory of reading a csv of urls over 50,000 hosts and dealing them out."""
+    from dcgan_core.backend import LocalBackend
+    from dcgan_core.pipeline import load_pipeline
+    from dcgan_core.stage import run
+    from dcgan_core.storage import Store
+
+    with tempfile.TemporaryDirectory(prefix="dcgan-bench-") as folder:
+        urls = Path(folder) / "urls.csv"
+        with urls.open("w") as file:
+            file.write("url,caption\n")
+            for number in range(count):
+                host = f"host{number * 2_654_435_761 % 50_000}.example.org"
+                file.write(f"http://{host}/some/path/photo-{number}.jpg,a caption of photo {number}\n")
+        keys = {
+            "source": "urls",
+            "path": str(urls),
+            "contact": "bench@example.org",
+            "caption_column": "caption",
+        }
+        overrides = {f"scrape.{key}": value for key, value in keys.items()}
+        candidates, photos = load_pipeline("faces64", overrides, upto="scrape").stages
+        store = Store(f"{folder}/root")
+        began = time.perf_counter()
+        run(candidates, store, LocalBackend(1))
+        parts = len(photos.plan(store))
+        seconds = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"seconds": round(seconds, 1), "parts": parts, "peak_mib": round(peak)}
+
+
 def checked_only(urls: Path) -> float:
     """Images a CPU-second of fetching, hashing and checking alone: nothing is journaled or kept."""
     from dcgan_core.config import load_config
@@ -182,11 +213,17 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=3)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--memory", action="store_true", help="peak memory at 10,000 to 100,000 urls")
+    parser.add_argument(
+        "--list", type=int, nargs="*", default=[], help="lengths of lists to read and deal out"
+    )
     parser.add_argument("--ray", action="store_true", help="1 against 2 Ray workers")
     parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         urls, root, workers, on_ray = options.one
+        if root == "list":
+            print(json.dumps(listed(int(urls))))
+            return
         if root == "none":
             print(json.dumps({"checked": checked_only(Path(urls))}))
             return
@@ -226,6 +263,9 @@ def main() -> None:
                 ),
                 2,
             )
+    for count in options.list:
+        command = [sys.executable, "-m", "benchmarks.fetch", "--one", str(count), "list", "1", "False"]
+        details[f"list of {count}"] = _last_line(command)
     if options.memory:
         details["peak_mib"] = _memory(options.workers)
     details |= {
