@@ -90,7 +90,7 @@ def test_a_hostile_host_gives_reasons_and_nothing_else(part_of: str, store: Stor
         threads, files = threading.active_count(), open_files()
         rows = web.scrape(
             [*urls, *REFUSED],
-            timeout_seconds=1.0,
+            timeout_seconds=3.0,
             retries=0,
             max_bytes=LARGEST,
             breaker_failures=1000,
