@@ -206,6 +206,12 @@ class CropConfig(Section):
 class DedupConfig(Section):
     """Near-duplicate removal by an autoencoder's semantic hash (paper, section 4.1)."""
 
+    method: Literal["tolerant", "paper"] = "tolerant"
+    """What the settings below are where they are not given. `paper`: equal codes of ReLU units, learned with
+    noise alone (`shift=0`, `threshold="zero"`, `radius=0`). docs/dedup.md compares the two."""
+    encoder: str = ""
+    """An autoencoder made before, `autoencoder/FINGERPRINT` in full (dcgan list artifacts), to encode these
+    crops with: codes of crops that it has seen to already are taken over. Empty: one is trained on them."""
     code_bits: Annotated[int, Field(multiple_of=8, ge=8, le=1024)] = 128
     """Units of the code layer, one bit each (paper: 3072-128-3072)."""
     sample_size: PositiveInt = 100_000
@@ -224,11 +230,37 @@ class DedupConfig(Section):
     """Thumbnails per optimiser step."""
     learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3
     """Adam's step size."""
-    threshold: Literal["zero", "median"] = "zero"
+    threshold: Literal["zero", "median"] = "median"
     """A bit is set where the code unit is above zero, or above its median over the autoencoder's sample."""
     radius: Annotated[int, Field(ge=0, le=32)] = 8
     """Crops whose codes differ in at most this many bits are duplicates. 0 means equal codes, as in the
-    paper; docs/architecture.md says why 8 is the default."""
+    paper; docs/dedup.md says why 8 is the default, and `dcgan dedup-eval` suggests one for your crops."""
+    diameter: Annotated[int, Field(ge=0)] | None = None
+    """Most bits in which two crops of one group may differ. None: twice the radius, so that every crop that
+    is left out is within the radius of the one kept for it; larger lets groups grow along chains."""
+    rank: Annotated[tuple[Literal["score", "sharpness", "side"], ...], Field(min_length=1)] = (
+        "score",
+        "sharpness",
+        "side",
+    )
+    """Which crop of a group is kept: that of the highest value of the first; on a tie of the next; then by
+    key. `score` is the face detector's, `side` the smaller side in pixels."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_in_the_paper(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("method") == "paper":
+            return {"shift": 0, "threshold": "zero", "radius": 0, **given}
+        return given
+
+    @model_validator(mode="after")
+    def _names_an_autoencoder(self) -> DedupConfig:
+        if self.encoder and not re.fullmatch("autoencoder/[0-9a-f]{16}", self.encoder):
+            raise ValueError(
+                f"dedup.encoder={self.encoder!r} is no artifact: give the whole of autoencoder/FINGERPRINT, "
+                "as `dcgan show autoencoder` prints it"
+            )
+        return self
 
 
 class ShardConfig(Section):

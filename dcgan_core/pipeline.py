@@ -83,7 +83,10 @@ def build(config: PipelineConfig, preset: str, *, upto: str = "all", gpus: int =
     if "crop" in wanted:
         add(Crop(seed, inputs("photos"), preset, config.crop))
     if "dedup" in wanted:
-        add(TrainAutoencoder(seed, inputs("crops"), preset, config.dedup))
+        if config.dedup.encoder:
+            made["autoencoder"] = Address(*config.dedup.encoder.split("/"))
+        else:
+            add(TrainAutoencoder(seed, inputs("crops"), preset, config.dedup))
         add(Codes(seed, inputs("crops", "autoencoder"), preset, config.dedup))
         add(Dedup(seed, inputs("codes"), preset, config.dedup))
     if "shard" in wanted:

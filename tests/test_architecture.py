@@ -31,6 +31,8 @@ MATHEMATICS = (
     "dedup/codes.py",
     "dedup/groups.py",
     "dedup/neighbours.py",
+    "dedup/scoring.py",
+    "dedup/variants.py",
     "evaluate/draws.py",
     "evaluate/features.py",
     "evaluate/protocol.py",

@@ -74,16 +74,25 @@ def encode(
 
 def bit_statistics(codes_NB: NDArray[np.uint8]) -> BitStatistics:
     """Share of ones of each bit and mean absolute correlation between bits of packed codes, N >= 1."""
+    return statistics_of(bit_counts(codes_NB), len(codes_NB))
+
+
+def bit_counts(codes_NB: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """How many codes have both of two bits set: (bits, bits); on the diagonal, how many have the one."""
     bits = codes_NB.shape[1] * 8
-    ones_B, both_BB = np.zeros(bits), np.zeros((bits, bits))
+    both_BB = np.zeros((bits, bits), np.int64)
     for start in range(0, len(codes_NB), _STATISTICS_BLOCK):
         bits_NB = np.unpackbits(codes_NB[start : start + _STATISTICS_BLOCK], axis=1).astype(np.float32)
-        ones_B += bits_NB.sum(0)
-        both_BB += bits_NB.T @ bits_NB
-    mean_B = ones_B / len(codes_NB)
+        both_BB += np.rint(bits_NB.T @ bits_NB).astype(np.int64)  # below 2^24, so exact
+    return both_BB
+
+
+def statistics_of(both_BB: NDArray[np.int64], n: int) -> BitStatistics:
+    """The statistics of n >= 1 codes from their ``bit_counts``, which may be sums over parts."""
+    mean_B = np.diag(both_BB) / n
     varies = (mean_B > 0) & (mean_B < 1)
     deviation = np.sqrt(mean_B * (1 - mean_B))[varies]
-    covariance = (both_BB / len(codes_NB) - np.outer(mean_B, mean_B))[np.ix_(varies, varies)]
+    covariance = (both_BB / n - np.outer(mean_B, mean_B))[np.ix_(varies, varies)]
     correlation = np.abs(covariance / np.outer(deviation, deviation))
     other = ~np.eye(len(deviation), dtype=bool)
     return BitStatistics(mean_B, float(correlation[other].mean()) if other.any() else 0.0)

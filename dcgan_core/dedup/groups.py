@@ -1,4 +1,4 @@
-"""From pairs of near duplicates to groups with one kept member each: connected components."""
+"""From pairs of near duplicates to groups with one kept member each, and no long chains."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+from scipy.sparse import csr_array
+
+from dcgan_core.dedup.neighbours import classes_of
 
 
 @dataclass(frozen=True)
@@ -22,17 +23,65 @@ class Groups:
     """Index of the item kept in this item's stead; its own where it is kept."""
 
 
-def group(n: int, pairs_M2: NDArray[np.int64], rank_N: NDArray[np.generic]) -> Groups:
-    """Join paired items (transitively) and keep the one of lowest rank in each group, by index on a tie.
+def group(
+    codes_NB: NDArray[np.uint8],
+    links_M2: NDArray[np.int64],
+    rank_N: NDArray[np.generic],
+    diameter: int,
+) -> Groups:
+    """Join linked items into groups, no two members of which differ in more than ``diameter`` bits.
 
-    The order of the pairs, and of the two items in a pair, does not matter.
+    Equal codes are one item, whether linked or not. In the order of rank (lowest first, by index on a tie)
+    each item still free is kept and takes all free items that a chain of links leads to, as long as every
+    step of it differs from the kept one in at most ``diameter // 2`` bits. With a diameter of twice the
+    links' radius these are exactly its free neighbours. Without a cap, A ~ B ~ C ~ ... would let one picture
+    stand for another that looks nothing like it.
+
+    The order of the links, and of the two items in a link, does not matter.
     """
-    links = coo_array((np.ones(len(pairs_M2), np.bool_), (pairs_M2[:, 0], pairs_M2[:, 1])), shape=(n, n))
-    component_N = connected_components(links, directed=False)[1] if n else np.empty(0, np.int32)
+    n = len(codes_NB)
+    if not n:
+        return Groups(np.empty(0, np.int64), np.empty(0, np.bool_), np.empty(0, np.int64))
+    class_N = classes_of(codes_NB)
     best_first_N = np.argsort(rank_N, kind="stable")
-    _, best_place = np.unique(component_N[best_first_N], return_index=True)  # first of each component
-    keeper_of = best_first_N[best_place].astype(np.int64)
-    keeper_N = keeper_of[component_N]
+    classes_U, place_U = np.unique(class_N[best_first_N], return_index=True)  # first of each class
+    best_U = best_first_N[place_U]
+    leader_U = _leaders(codes_NB[best_U], class_N[links_M2], place_U, diameter // 2)
+    assert len(leader_U) == len(classes_U)
+    keeper_N = best_U[leader_U][class_N].astype(np.int64)
     kept_N = keeper_N == np.arange(n)
     group_N = (np.cumsum(kept_N, dtype=np.int64) - 1)[keeper_N]
     return Groups(group_N, kept_N, keeper_N)
+
+
+def _leaders(
+    codes_UB: NDArray[np.uint8], links_M2: NDArray[np.int64], place_U: NDArray[np.int64], reach: int
+) -> NDArray[np.int64]:
+    """The class that is kept in each class's stead: (U,)."""
+    leader_U = np.arange(len(codes_UB))
+    links_M2 = links_M2[links_M2[:, 0] != links_M2[:, 1]]
+    linked = np.unique(links_M2)
+    if not len(linked):
+        return leader_U
+    ends_M2 = np.searchsorted(linked, links_M2)
+    ones = np.ones(2 * len(ends_M2), np.bool_)
+    both = np.concatenate([ends_M2, ends_M2[:, ::-1]])
+    graph = csr_array((ones, (both[:, 0], both[:, 1])), shape=(len(linked),) * 2)
+    start, partners = np.asarray(graph.indptr).tolist(), np.asarray(graph.indices).tolist()
+    codes = [int.from_bytes(code.tobytes()) for code in codes_UB[linked]]
+    leader = [-1] * len(linked)
+    for first in np.argsort(place_U[linked]).tolist():
+        if leader[first] >= 0:
+            continue
+        leader[first] = first
+        frontier = [first]
+        while frontier:
+            reached = []
+            for at in frontier:
+                for partner in partners[start[at] : start[at + 1]]:
+                    if leader[partner] < 0 and (codes[partner] ^ codes[first]).bit_count() <= reach:
+                        leader[partner] = first
+                        reached.append(partner)
+            frontier = reached
+    leader_U[linked] = linked[leader]
+    return leader_U

@@ -86,6 +86,21 @@ def distances(codes_NB: NDArray[np.uint8], pairs_M2: Ints) -> Ints:
     return result
 
 
+def classes_of(codes_NB: NDArray[np.uint8]) -> Ints:
+    """A number per code (N,), the same for equal codes: 0 to U-1, in ascending order of the codes' words."""
+    words_WN = _words(codes_NB)
+    order_N = np.lexsort(words_WN[::-1]) if len(codes_NB) else np.empty(0, np.int64)
+    equal = _runs(words_WN[:, order_N], order_N)
+    class_N = np.empty(len(order_N), np.int64)
+    class_N[order_N] = np.repeat(np.arange(len(equal.size_K)), equal.size_K)
+    return class_N
+
+
+def hamming(one_QB: NDArray[np.uint8], other_NB: NDArray[np.uint8]) -> NDArray[np.unsignedinteger]:
+    """Number of bits in which each of one set of packed codes differs from each of another: (Q, N)."""
+    return _differing(_words(one_QB)[:, :, None], _words(other_NB)[:, None, :])
+
+
 def make_bands(order_B: Ints, radius: int, count: int) -> list[Band]:
     """``count`` <= radius + 1 bands that together miss no pair; bits are dealt to them in the order given."""
     base, extra = divmod(radius + 1, count)

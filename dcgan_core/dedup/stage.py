@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from dcgan_core import images
 from dcgan_core.artifacts import Manifest, Receipt, read_part, write_part
 from dcgan_core.config import DedupConfig, Json
+from dcgan_core.errors import CorruptArtifact, DecodeError
 from dcgan_core.progress import Progress
 from dcgan_core.stage import Part, Stage, Summary
 from dcgan_core.storage import Store
@@ -27,13 +29,18 @@ if TYPE_CHECKING:
 CODES = pa.schema(
     [
         ("key", pa.string()),
+        ("status", pa.string()),
+        ("reason", pa.string()),
         ("code", pa.binary()),
+        ("file_hash", pa.binary()),
+        ("pixel_hash", pa.binary()),
         ("score", pa.float32()),
         ("sharpness", pa.float32()),
         ("side", pa.int32()),
     ]
 )
-"""A code per crop, and what one is chosen by among duplicates: detection score, sharpness, size in pixels."""
+"""Every crop: `ok` with a code, or `undecodable` and why. Exact duplicates are told by 16 bytes of the
+SHA-256 of the file and of the pixels. One of a group is chosen by score, sharpness and side in pixels."""
 
 DEDUP = pa.schema(
     [
@@ -42,10 +49,19 @@ DEDUP = pa.schema(
         ("group", pa.string()),
         ("kept_key", pa.string()),
         ("distance", pa.int32()),
+        ("why", pa.string()),
     ]
 )
-"""Every crop: whether it is kept, else which one is kept in its stead and how many bits they differ in. A
-group is named after the crop kept of it."""
+"""Every crop: whether it is kept, else which one is kept in its stead, how many bits they differ in, and why
+it is left out. A group is named after the crop kept of it.
+
+``why`` is null for kept crops, else: `same_file`, `same_pixels`, `same_code` as the kept one has, `near`
+(within the radius of it), `chain` (led to by others that are), or `undecodable` (in no group)."""
+
+WHYS = ("same_file", "same_pixels", "same_code", "near", "chain")
+"""Why a crop can be a duplicate, the surest first."""
+
+_HASH_BYTES = 16
 
 _ENCODER_FIELDS = (
     "code_bits",
@@ -123,7 +139,7 @@ class TrainAutoencoder(Stage):
             crops = _crops(store, manifest, file.name)
             if wanted < 1:  # by key, so that the sample of a part does not depend on the other parts
                 crops = crops.loc[[_share(key, self.seed) < wanted for key in crops["key"]]]
-            thumbs += _thumbnails(crops)
+            thumbs += [picture.thumb for picture in _pictures(crops) if isinstance(picture, _Picture)]
         return np.stack(thumbs) if thumbs else np.empty((0, 3, 32, 32), np.uint8)
 
 
@@ -133,7 +149,7 @@ class Codes(Stage):
 
     artifact: ClassVar[str] = "codes"
     flow: ClassVar[str] = "dedup"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     unit: ClassVar[str] = "crops"
 
     config: DedupConfig
@@ -150,19 +166,46 @@ class Codes(Stage):
         ]
 
     def work(self, store: Store, part: Part, progress: Progress) -> Receipt:
-        from dcgan_core.dedup.codes import encode
+        from dcgan_core.dedup.codes import bit_counts, encode
 
         model, thresholds = self._encoder(store)
         crops = _crops(store, self.input_manifest(store, "crops"), part.payload)
-        thumbs = _thumbnails(crops)
-        packed = encode(model, np.stack(thumbs), thresholds) if thumbs else np.empty((0, 0), np.uint8)
-        table = crops[["key", "score", "sharpness", "side"]].assign(code=[code.tobytes() for code in packed])
-        rows = pa.Table.from_pandas(table, schema=CODES, preserve_index=False).to_pylist()
+        pictures = _pictures(crops)
+        good = [picture for picture in pictures if isinstance(picture, _Picture)]
+        thumbs = np.stack([picture.thumb for picture in good]) if good else np.empty((0, 3, 32, 32), np.uint8)
+        codes = encode(model, thumbs, thresholds)
+        left = iter(codes)
+        rows = []
+        for crop, picture in zip(crops.to_dict("records"), pictures, strict=True):
+            row = {name: crop[name] for name in ("key", "score", "sharpness", "side")}
+            row["file_hash"] = hashlib.sha256(crop["image"]).digest()[:_HASH_BYTES]
+            if isinstance(picture, _Picture):
+                row |= {"status": "ok", "code": next(left).tobytes(), "pixel_hash": picture.pixel_hash}
+            else:
+                row |= {"status": "undecodable", "reason": picture.why}
+            rows.append(row)
         file = write_rows(store, self.address, f"codes-{part.index:05d}.parquet", rows, CODES)
-        return Receipt(part=part.index, key=part.key, files=(file,), counts={"crops": len(rows)})
+        counts = {"crops": len(rows), "undecodable": len(rows) - len(good)}
+        # whole numbers, so that the sums do not depend on how crops are divided into parts
+        metrics = {"bit_counts": bit_counts(codes).tolist()}
+        return Receipt(part=part.index, key=part.key, files=(file,), counts=counts, metrics=metrics)
 
     def finish(self, store: Store, receipts: Sequence[Receipt]) -> Summary:
-        return Summary(counts={"crops": sum(receipt.counts["crops"] for receipt in receipts)})
+        from dcgan_core.dedup.codes import statistics_of
+
+        counts: Counter[str] = Counter()
+        for receipt in receipts:
+            counts.update(receipt.counts)
+        coded = counts["crops"] - counts["undecodable"]
+        metrics: dict[str, Json] = {}
+        if coded:
+            both_BB = np.array([receipt.metrics["bit_counts"] for receipt in receipts]).sum(0)
+            bits = statistics_of(both_BB, coded)
+            metrics = {
+                "bit_means": [round(float(mean), 4) for mean in bits.mean_B],
+                "mean_absolute_bit_correlation": round(bits.mean_absolute_correlation, 4),
+            }
+        return Summary(counts={name: counts[name] for name in ("crops", "undecodable")}, metrics=metrics)
 
     def _encoder(self, store: Store) -> tuple[Autoencoder, NDArray[np.float64]]:
         from safetensors.torch import load
@@ -183,58 +226,90 @@ class Dedup(Stage):
 
     artifact: ClassVar[str] = "dedup"
     flow: ClassVar[str] = "dedup"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     unit: ClassVar[str] = "crops"
 
     config: DedupConfig
 
     def settings(self) -> dict[str, Json]:
-        return self.config.identity("radius")
+        return self.config.identity("radius", "diameter", "rank")
 
     def plan(self, store: Store) -> Sequence[Part]:
         manifest = self.input_manifest(store, "codes")
         return [Part(0, self.part_key(manifest.content), None, manifest.counts["crops"])]
 
     def work(self, store: Store, part: Part, progress: Progress) -> Receipt:
-        from dcgan_core.dedup.groups import group
-        from dcgan_core.dedup.neighbours import distances, links_within
-
-        table = read_all(store, self.input_manifest(store, "codes"), "codes-").to_pandas()
-        table = table.sort_values("key", ignore_index=True)
-        codes = np.stack([np.frombuffer(code, np.uint8) for code in table["code"]])
-        groups = group(len(table), links_within(codes, self.config.radius), quality_rank(table))
-        own = np.arange(len(table))
-        rows = pd.DataFrame(
-            {
-                "key": table["key"],
-                "keep": groups.kept_N,
-                "group": table["key"].to_numpy()[groups.keeper_N],
-                "kept_key": table["key"].to_numpy()[groups.keeper_N],
-                "distance": distances(codes, np.stack([own, groups.keeper_N], axis=1)),
-            }
-        )
+        rows = deduplicated(self._codes(store), self.config)
         table = pa.Table.from_pandas(rows, schema=DEDUP, preserve_index=False)
         data = encode_table(table.replace_schema_metadata(None))
         file = write_part(store, self.address, "dedup-00000.parquet", data, rows=len(rows))
-        sizes = np.bincount(groups.group_N)
+        sizes = np.unique(rows["group"].dropna(), return_counts=True)[1]
+        whys = Counter(rows["why"])
         counts = {
             "crops": len(rows),
             "kept": len(sizes),
-            "near_duplicates": len(rows) - len(sizes),
+            "near_duplicates": int(sizes.sum()) - len(sizes),
             "groups_of_duplicates": int((sizes > 1).sum()),
-            "largest_group": int(sizes.max()),
+            "largest_group": int(sizes.max()) if len(sizes) else 0,
         }
+        counts |= {why: whys[why] for why in ("undecodable", *WHYS)}
         return Receipt(part=0, key=part.key, files=(file,), counts=counts)
 
     def finish(self, store: Store, receipts: Sequence[Receipt]) -> Summary:
         return Summary(counts=receipts[0].counts)
 
+    def _codes(self, store: Store) -> pd.DataFrame:
+        manifest = self.input_manifest(store, "codes")
+        table = read_all(store, manifest, "codes-").to_pandas()
+        lengths = {len(code) for code in table.loc[table["status"] == "ok", "code"]}
+        if len(lengths) > 1:
+            raise CorruptArtifact(str(manifest.address), f"it has codes of {sorted(lengths)} bytes")
+        return table
 
-def quality_rank(table: pd.DataFrame) -> NDArray[np.int64]:
-    """Rank of each crop, 0 the best: by detection score, then sharpness, then size, then key."""
-    best_first = table.sort_values(
-        ["score", "sharpness", "side", "key"], ascending=[False, False, False, True], kind="stable"
-    ).index.to_numpy()
+
+def deduplicated(table: pd.DataFrame, config: DedupConfig) -> pd.DataFrame:
+    """Rows of ``DEDUP`` for rows of ``CODES``, both in any order; the result is sorted by key."""
+    from dcgan_core.dedup.groups import group
+    from dcgan_core.dedup.neighbours import distances, links_within
+
+    table = table.sort_values("key", ignore_index=True)
+    good = cast(pd.DataFrame, table.loc[table["status"] == "ok"]).reset_index(drop=True)
+    codes = _stacked(good["code"].tolist())
+    diameter = 2 * config.radius if config.diameter is None else config.diameter
+    groups = group(codes, links_within(codes, config.radius), quality_rank(good, config.rank), diameter)
+    distance = distances(codes, np.stack([np.arange(len(good)), groups.keeper_N], axis=1))
+
+    def of_kept(column: str) -> NDArray[np.object_]:
+        return np.array(good[column], object)[groups.keeper_N]
+
+    kept_key = of_kept("key")
+    same_file, same_pixels = (
+        np.array(good[column], object) == of_kept(column) for column in ("file_hash", "pixel_hash")
+    )
+    why = np.select(
+        [groups.kept_N, same_file, same_pixels, distance == 0, distance <= config.radius],
+        np.array(["", *WHYS[:4]], object),
+        default=WHYS[4],
+    )
+    rows = pd.DataFrame(
+        {
+            "key": good["key"],
+            "keep": groups.kept_N,
+            "group": kept_key,
+            "kept_key": kept_key,
+            "distance": pd.array(distance, "Int32"),
+            "why": pd.Series(why, dtype=object).where(~groups.kept_N, None),
+        }
+    )
+    bad = table.loc[table["status"] != "ok", ["key", "status"]].rename(columns={"status": "why"})
+    rows = pd.concat([rows, bad.assign(keep=False)]) if len(bad) else rows
+    return rows.sort_values("key", ignore_index=True)
+
+
+def quality_rank(table: pd.DataFrame, order: Sequence[str]) -> NDArray[np.int64]:
+    """Rank of each crop, 0 the best: by the columns in ``order``, highest first, then by key."""
+    ascending = [False] * len(order) + [True]
+    best_first = table.sort_values([*order, "key"], ascending=ascending, kind="stable").index.to_numpy()
     rank = np.empty(len(table), np.int64)
     rank[best_first] = np.arange(len(table))
     return rank
@@ -249,10 +324,34 @@ def _crops(store: Store, manifest: Manifest, name: str) -> pd.DataFrame:
     return table
 
 
-def _thumbnails(crops: pd.DataFrame) -> list[NDArray[np.uint8]]:
+@dataclass(frozen=True)
+class _Picture:
+    thumb: NDArray[np.uint8]
+    pixel_hash: bytes
+
+
+def _pictures(crops: pd.DataFrame) -> list[_Picture | DecodeError]:
+    """What is compared of each crop, or why it cannot be decoded."""
     from dcgan_core.dedup.codes import thumbnail
 
-    return [thumbnail(images.decode_rgb(data, max_pixels=2**31)) for data in crops["image"]]
+    pictures: list[_Picture | DecodeError] = []
+    for data in crops["image"]:
+        try:
+            rgb = images.decode_rgb(data, max_pixels=2**31)
+        except DecodeError as error:
+            pictures.append(error)
+            continue
+        shape = np.array(rgb.shape, "<i8").tobytes()
+        digest = hashlib.sha256(shape + np.ascontiguousarray(rgb).tobytes()).digest()
+        pictures.append(_Picture(thumbnail(rgb), digest[:_HASH_BYTES]))
+    return pictures
+
+
+def _stacked(codes: list[bytes]) -> NDArray[np.uint8]:
+    """Packed codes (N, bytes)."""
+    if not len(codes):
+        return np.empty((0, 0), np.uint8)
+    return np.frombuffer(b"".join(codes), np.uint8).reshape(len(codes), -1)
 
 
 def _share(key: str, seed: int) -> float:

@@ -123,7 +123,11 @@ def _data(store: Store, manifests: Mapping[str, Manifest], config: PipelineConfi
         drops += _drops(store, crops, "crop", "crops-")
     if dedup:
         near = dedup.counts["near_duplicates"]
-        why = f"a better crop is within {config.dedup.radius} bits, directly or by way of others"
+        why = f"a better crop is within {config.dedup.radius} bits"
+        if (diameter := config.dedup.diameter) is not None and diameter // 2 > config.dedup.radius:
+            why += f", or within {diameter // 2} by way of others"
+        if bad := dedup.counts["undecodable"]:
+            drops.append(Drop("dedup", "undecodable", bad, bad / dedup.counts["crops"], "no readable image"))
         if near:
             drops.append(Drop("dedup", "near_duplicate", near, near / dedup.counts["crops"], why))
     groups = ()

@@ -93,14 +93,14 @@ def test_a_plan_says_what_would_run_and_why_and_runs_nothing(
     dcgan: Dcgan, finished_store: Store, tiny: Tiny
 ) -> None:
     before = [manifest.address for manifest in all_manifests(finished_store)]
-    changed = (*options(tiny), "-o", "dedup.threshold=median")
+    changed = (*options(tiny), "-o", "dedup.threshold=zero")
     ended = dcgan("run", "--plan", *changed, root=finished_store.root)
     lines = {line.split()[1]: line for line in ended.out.splitlines()[1:] if line.strip()}
     assert set(lines) >= {"photos", "codes", "report"}
     for artifact in ("photos", "crops", "autoencoder"):
         assert "cached" in lines[artifact]
     assert "would run" in lines["codes"]
-    assert "config threshold: zero -> median" in lines["codes"]
+    assert "config threshold: median -> zero" in lines["codes"]
     assert "input codes" in lines["dedup"]
     assert [manifest.address for manifest in all_manifests(finished_store)] == before
 
@@ -131,7 +131,7 @@ def test_an_artifact_is_shown_with_what_it_was_made_from(dcgan: Dcgan, finished_
     heading, _, text = ended.out.partition("\n")
     assert str(manifest.address) in heading
     shown = json.loads(text)
-    assert shown["config"] == {"radius": 8}
+    assert shown["config"] == {"radius": 8, "diameter": None, "rank": ["score", "sharpness", "side"]}
     assert shown["inputs"]["codes"]["fingerprint"] == manifest.inputs["codes"].fingerprint
     assert shown["counts"] == manifest.counts
 

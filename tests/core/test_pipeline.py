@@ -63,8 +63,11 @@ def remade(tiny: Tiny, store: Store, overrides: dict[str, Any] | None = None) ->
         ("crop.min_score", 0.9, set()),  # the method is haar
         ("dedup.noise", 0.2, FROM_CROPS - {"crops"}),
         ("dedup.min_steps", 31, FROM_CROPS - {"crops"}),
-        ("dedup.threshold", "median", FROM_CODES),
+        ("dedup.threshold", "zero", FROM_CODES),
         ("dedup.radius", 9, FROM_CODES - {"codes"}),
+        ("dedup.diameter", 20, FROM_CODES - {"codes"}),
+        ("dedup.rank", ["side", "score"], FROM_CODES - {"codes"}),
+        ("dedup.method", "paper", FROM_CROPS - {"crops"}),
         ("shard.jpeg_quality", 90, FROM_SHARDS),
         ("shard.samples_per_shard", 6, FROM_SHARDS),
         ("train.beta1", 0.4, FROM_TRAIN),
@@ -159,7 +162,7 @@ def test_a_removed_artifact_is_made_again_and_nothing_else(
 
 
 def test_a_changed_threshold_reruns_codes_and_what_follows(finished_store: Store, tiny: Tiny) -> None:
-    assert remade(tiny, finished_store, tiny.changed(dedup__threshold="median")) == FROM_CODES
+    assert remade(tiny, finished_store, tiny.changed(dedup__threshold="zero")) == FROM_CODES
     assert remade(tiny, finished_store) == set()
 
 

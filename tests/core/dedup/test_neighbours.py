@@ -92,7 +92,7 @@ def test_links_make_the_same_groups_as_all_pairs(kind: Kind, radius: int) -> Non
     rank = np.arange(len(codes))
     links, pairs = links_within(codes, radius), pairs_within(codes, radius)
     assert (distances(codes, links) <= radius).all()
-    assert np.array_equal(group(400, links, rank).keeper_N, group(400, pairs, rank).keeper_N)
+    assert np.array_equal(group(codes, links, rank, 20).keeper_N, group(codes, pairs, rank, 20).keeper_N)
 
 
 def test_a_hundred_thousand_equal_codes_give_as_many_links() -> None:

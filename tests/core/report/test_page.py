@@ -307,7 +307,7 @@ def _dedup(store: Store) -> Manifest:
         rows.append(
             {"key": key, "keep": key not in kept, "group": group, "kept_key": group, "distance": distance}
         )
-    counts = {"crops": 10, "kept": 6, "near_duplicates": 4, "groups_of_duplicates": 2}
+    counts = {"crops": 10, "kept": 6, "near_duplicates": 4, "groups_of_duplicates": 2, "undecodable": 0}
     return _manifest("dedup", [_rows(store, "dedup", 0, rows, DEDUP)], counts)
 
 
