@@ -9,19 +9,19 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from dcgan_core.artifacts import Manifest, all_manifests, find, remove
+from dcgan_core.artifacts import Manifest, all_manifests, find, read_manifest, remove
 from dcgan_core.attribution import write_attribution
 from dcgan_core.backend import LocalBackend
 from dcgan_core.collect import superseded, unfinished
 from dcgan_core.config import config_keys, describe, load_config, parse_override, preset_names
-from dcgan_core.errors import ConfigError, DcganError
+from dcgan_core.errors import ConfigError, DcganError, MissingArtifact
 from dcgan_core.exclusions import Exclusion
 from dcgan_core.forget import FLAG, forget
 from dcgan_core.pipeline import FLOWS, load_pipeline
@@ -30,6 +30,9 @@ from dcgan_core.progress import Progress as Report
 from dcgan_core.stage import Artifact, Backend, Stage, is_current, run, why_not_current
 from dcgan_core.storage import Store, sha256_of_file
 from dcgan_core.verify import problems
+
+if TYPE_CHECKING:
+    from dcgan_core.dedup.scoring import Row
 
 app = typer.Typer(
     help="From photos of the open web to a trained DCGAN, and what it learned.",
@@ -294,6 +297,96 @@ def sample(
         to.parent.mkdir(parents=True, exist_ok=True)
         to.write_bytes(images.encode_png(images.grid(drawn)))
         out.print(f"{n} images in {to}")
+
+
+@app.command("dedup-eval")
+def dedup_eval(
+    pairs: Annotated[
+        Path | None,
+        typer.Argument(
+            help="csv or parquet with columns a, b (keys of crops) and duplicate (true, false). Without it, "
+            "near duplicates are made of your own crops."
+        ),
+    ] = None,
+    preset: PresetOption = "faces64",
+    override: OverrideOption = None,
+    precision: Annotated[
+        float, typer.Option("--precision", min=0.0, max=1.0, help="The precision a radius is suggested for.")
+    ] = 0.99,
+    sources: Annotated[
+        int, typer.Option("--sources", min=1, help="Crops that near duplicates are made of.")
+    ] = 500,
+    mirrored: Annotated[
+        bool, typer.Option("--mirrored", help="A mirrored crop is a duplicate; else, finding it is wrong.")
+    ] = False,
+    max_radius: Annotated[
+        int, typer.Option("--max-radius", min=0, max=64, help="Last row of the table.")
+    ] = 24,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the choice and of the changes.")] = 0,
+) -> None:
+    """Measure how well a finished `dedup` tells near duplicates, by radius, and suggest a radius."""
+    from dcgan_core.dedup.evaluation import evaluate_pairs, evaluate_variants
+    from dcgan_core.dedup.scoring import suggest
+    from dcgan_core.dedup.stage import Codes
+
+    overrides = dict(parse_override(text) for text in override or [])
+    stage = next(s for s in load_pipeline(preset, overrides, upto="dedup").stages if isinstance(s, Codes))
+    store = load_place().store()
+    if pairs is not None:
+        codes = read_manifest(store, stage.address)
+        if codes is None:
+            raise MissingArtifact("dedup-eval", "codes", stage.address.fingerprint, "dedup", preset)
+        found = evaluate_pairs(store, codes, pairs, max_radius)
+        out.print(f"{found.pairs} labelled duplicates among {found.pictures} crops")
+    else:
+        with _bar("dedup-eval", "parts") as report:
+            found = evaluate_variants(
+                store,
+                stage,
+                sources=sources,
+                limit=max_radius,
+                mirrored=mirrored,
+                seed=seed,
+                progress=report,
+            )
+        out.print(
+            f"{found.pairs} generated duplicates, each compared with {found.pictures} crops "
+            f"({found.unclear} pairs of crops that look the same already are not judged)"
+        )
+    sure, likely = suggest(found.rows, precision), suggest(found.rows, precision, sure=False)
+    out.print(_radii(found.rows, sure))
+    if found.recall_of_kind:
+        at = likely if sure is None else sure
+        out.print(_kinds(found.recall_of_kind, 0 if at is None else at))
+    if sure is not None:
+        out.print(f"suggested for a precision of {precision:g}: [bold]-o dedup.radius={sure}[/]")
+    elif likely is not None:
+        out.print(
+            f"radius {likely} looks right for a precision of {precision:g}; the pairs are too few to be sure"
+        )
+    else:
+        out.print(f"no radius reaches a precision of {precision:g}")
+    out.print(
+        "[dim]In brackets: 95 % confidence. Precision falls as a set grows: measure again when it has.[/]"
+    )
+
+
+def _radii(rows: list[Row], suggested: int | None) -> Table:
+    table = _table("radius", "precision %", "recall %", "F1 %", "false", "missed")
+    for row in rows:
+        cells = [str(row.radius)]
+        for share in (row.precision, row.recall, row.f1):
+            cells.append(f"{100 * share.value:5.1f} ({100 * share.low:.1f}-{100 * share.high:.1f})")
+        style = "bold" if row.radius == suggested else ""
+        table.add_row(*cells, str(row.false_positives), str(row.missed), style=style)
+    return table
+
+
+def _kinds(recall: dict[str, list[float]], radius: int) -> Table:
+    table = _table("change", f"found at {radius}")
+    for kind, by_radius in recall.items():
+        table.add_row(kind, f"{by_radius[radius]:.3f}")
+    return table
 
 
 @contextmanager

@@ -168,7 +168,7 @@ class Codes(Stage):
     def work(self, store: Store, part: Part, progress: Progress) -> Receipt:
         from dcgan_core.dedup.codes import bit_counts, encode
 
-        model, thresholds = self._encoder(store)
+        model, thresholds = self.encoder(store)
         crops = _crops(store, self.input_manifest(store, "crops"), part.payload)
         pictures = _pictures(crops)
         good = [picture for picture in pictures if isinstance(picture, _Picture)]
@@ -207,7 +207,8 @@ class Codes(Stage):
             }
         return Summary(counts={name: counts[name] for name in ("crops", "undecodable")}, metrics=metrics)
 
-    def _encoder(self, store: Store) -> tuple[Autoencoder, NDArray[np.float64]]:
+    def encoder(self, store: Store) -> tuple[Autoencoder, NDArray[np.float64]]:
+        """The trained model and the threshold of each bit (bits,)."""
         from safetensors.torch import load
 
         from dcgan_core.dedup.autoencoder import Autoencoder
