@@ -17,6 +17,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,15 @@ from dcgan_core.config import CropConfig, DedupConfig
 from dcgan_core.crop.cutters import open_cutter
 from dcgan_core.crop.photo import Photo
 from dcgan_core.dedup.autoencoder import PIXELS, Autoencoder, fit
-from dcgan_core.dedup.codes import activations, bit_statistics, encode, median_thresholds, thumbnail
+from dcgan_core.dedup.codes import (
+    activations,
+    bit_statistics,
+    encode,
+    luma,
+    median_thresholds,
+    thumbnail,
+    verified_distances,
+)
 from dcgan_core.dedup.neighbours import hamming
 from dcgan_core.dedup.scoring import Trial, by_radius, suggest
 from dcgan_core.dedup.variants import KINDS, MIRRORED, make_variant
@@ -79,7 +88,7 @@ def main() -> None:
     }
     judge = Judge(thumbs, chosen, variants)
     ways: dict[str, Any] = {}
-    for name, config in {"default": DedupConfig(), "paper": paper()}.items():
+    for name, config in {"default": DedupConfig(), "paper": DedupConfig(method="paper")}.items():
         started = time.perf_counter()
         model = train(config, thumbs)
         seconds = time.perf_counter() - started
@@ -89,12 +98,24 @@ def main() -> None:
                 bits = median_thresholds(activations(model, thumbs))
             label = name if threshold == config.threshold else f"{name}, threshold={threshold}"
             ways[label] = judge(label, lambda given, m=model, b=bits: encode(m, given, b), hamming, 40)
+            ways[label]["at_default_radius"] = judge.at(config.radius)
+            if label == "default" and config.verify:
+                unverified, label = ways.pop(label), "default"
+                ways["default, verify=0"] = unverified
+                verified = partial(
+                    verified_distances, code_bytes=config.code_bits // 8, verify=config.verify, limit=40
+                )
+
+                def described(given: Thumbs, m: Autoencoder = model, b: NDArray[Any] = bits) -> NDArray[Any]:
+                    return np.hstack([encode(m, given, b), [luma(each) for each in given]])
+
+                ways[label] = judge(label, described, verified, 40)
+                ways[label]["at_default_radius"] = judge.at(config.radius)
             spread = bit_statistics(encode(model, thumbs, bits))
             ways[label] |= {
                 "training_seconds": round(seconds, 1),
                 "bit_means": [round(float(spread.mean_B.min()), 3), round(float(spread.mean_B.max()), 3)],
                 "mean_absolute_correlation": round(spread.mean_absolute_correlation, 3),
-                "at_default_radius": judge.at(DedupConfig().radius),
             }
     ways["pixels, standardised"] = judge("pixels, standardised", standard, pixel_distance, 127)
     if options.peer:
@@ -169,11 +190,6 @@ class Judge:
             "mean_recall": round(row.recall.value, 4),
             "recall": recall,
         }
-
-
-def paper() -> DedupConfig:
-    """The reading of the paper: no shifts while training, a bit is a ReLU unit that is on."""
-    return DedupConfig(shift=0, threshold="zero", radius=0)
 
 
 def train(config: DedupConfig, thumbs: Thumbs) -> Autoencoder:

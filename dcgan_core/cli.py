@@ -336,7 +336,7 @@ def dedup_eval(
         codes = read_manifest(store, stage.address)
         if codes is None:
             raise MissingArtifact("dedup-eval", "codes", stage.address.fingerprint, "dedup", preset)
-        found = evaluate_pairs(store, codes, pairs, max_radius)
+        found = evaluate_pairs(store, codes, pairs, max_radius, stage.config.verify)
         out.print(f"{found.pairs} labelled duplicates among {found.pictures} crops")
     else:
         with _bar("dedup-eval", "parts") as report:

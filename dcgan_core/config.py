@@ -208,7 +208,7 @@ class DedupConfig(Section):
 
     method: Literal["tolerant", "paper"] = "tolerant"
     """What the settings below are where they are not given. `paper`: equal codes of ReLU units, learned with
-    noise alone (`shift=0`, `threshold="zero"`, `radius=0`). docs/dedup.md compares the two."""
+    noise alone (`shift=0`, `threshold="zero"`, `radius=0`, no `verify`). docs/dedup.md compares the two."""
     encoder: str = ""
     """An autoencoder made before, `autoencoder/FINGERPRINT` in full (dcgan list artifacts), to encode these
     crops with: codes of crops that it has seen to already are taken over. Empty: one is trained on them."""
@@ -232,9 +232,13 @@ class DedupConfig(Section):
     """Adam's step size."""
     threshold: Literal["zero", "median"] = "median"
     """A bit is set where the code unit is above zero, or above its median over the autoencoder's sample."""
-    radius: Annotated[int, Field(ge=0, le=32)] = 8
-    """Crops whose codes differ in at most this many bits are duplicates. 0 means equal codes, as in the
-    paper; docs/dedup.md says why 8 is the default, and `dcgan dedup-eval` suggests one for your crops."""
+    radius: Annotated[int, Field(ge=0, le=32)] = 16
+    """Crops whose codes differ in at most this many bits can be duplicates. 0 means equal codes, as in the
+    paper; docs/dedup.md says why 16 is the default and when to lower it, and `dcgan dedup-eval` suggests a
+    radius for your crops."""
+    verify: Annotated[float, Field(ge=0.0, le=1.0)] = 0.9
+    """Such crops are duplicates if their pictures, 16x16 in grey, correlate at least as much. 0: codes decide
+    alone."""
     diameter: Annotated[int, Field(ge=0)] | None = None
     """Most bits in which two crops of one group may differ. None: twice the radius, so that every crop that
     is left out is within the radius of the one kept for it; larger lets groups grow along chains."""
@@ -250,7 +254,7 @@ class DedupConfig(Section):
     @classmethod
     def _as_in_the_paper(cls, given: Any) -> Any:
         if isinstance(given, dict) and given.get("method") == "paper":
-            return {"shift": 0, "threshold": "zero", "radius": 0, **given}
+            return {"shift": 0, "threshold": "zero", "radius": 0, "verify": 0.0, **given}
         return given
 
     @model_validator(mode="after")

@@ -9,6 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcgan_core.dedup.autoencoder import CONTRAST_FLOOR, PIXELS, SIDE, Autoencoder
+from dcgan_core.dedup.neighbours import hamming
+
+LUMA_SIDE = 16
 
 _ROWS_PER_BLOCK = 1024
 _STATISTICS_BLOCK = 65_536
@@ -33,6 +36,44 @@ def thumbnail(rgb_HW3: NDArray[np.uint8]) -> NDArray[np.uint8]:
     square = np.ascontiguousarray(rgb_HW3[top : top + side, left : left + side])
     small = cv2.resize(square, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
     return np.ascontiguousarray(small.transpose(2, 0, 1), dtype=np.uint8)
+
+
+def luma(thumb_3HW: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Brightness (256,) of a (3, 32, 32) thumbnail, 16x16: what pairs of near codes are verified by.
+
+    Coarser than the code's input, so that JPEG blocks and blur do not count, and in whole numbers.
+    """
+    weighted_HW = np.tensordot(np.array([299, 587, 114]), thumb_3HW.astype(np.int64), 1)
+    sum_HW = weighted_HW.reshape(LUMA_SIDE, 2, LUMA_SIDE, 2).sum((1, 3))
+    return ((sum_HW + 2000) // 4000).astype(np.uint8).ravel()
+
+
+def correlation(one_PX: NDArray[np.uint8], other_PX: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Pearson's correlation (P,) of each row with the other's; of two flat ones 1, of one flat one 0."""
+    one, other = one_PX.astype(np.int64), other_PX.astype(np.int64)
+    n = one.shape[1]
+    # whole numbers up to the last line, so that no order of additions matters
+    both_P = n * (one * other).sum(1) - one.sum(1) * other.sum(1)
+    one_P, other_P = (n * np.square(each).sum(1) - each.sum(1) ** 2 for each in (one, other))
+    flat_P = (one_P == 0) | (other_P == 0)
+    scale_P = np.sqrt(one_P.astype(np.float64)) * np.sqrt(other_P.astype(np.float64))
+    return np.where(flat_P, (one_P == other_P) * 1.0, both_P / np.where(flat_P, 1.0, scale_P))
+
+
+def verified_distances(
+    one_QX: NDArray[np.uint8], other_NX: NDArray[np.uint8], *, code_bytes: int, verify: float, limit: int
+) -> NDArray[np.uint16]:
+    """Hamming distances (Q, N) of rows that hold a code and behind it its picture's ``luma``.
+
+    Where it is at most ``limit`` but the lumas correlate below ``verify``, the distance is 65535.
+    """
+    far_QN = hamming(one_QX[:, :code_bytes], other_NX[:, :code_bytes]).astype(np.uint16)
+    q, n = np.nonzero(far_QN <= limit)
+    for start in range(0, len(q), _STATISTICS_BLOCK):
+        block = slice(start, start + _STATISTICS_BLOCK)
+        alike = correlation(one_QX[q[block], code_bytes:], other_NX[n[block], code_bytes:]) >= verify
+        far_QN[q[block][~alike], n[block][~alike]] = 2**16 - 1
+    return far_QN
 
 
 def activations(model: Autoencoder, thumbs_N3HW: NDArray[np.uint8]) -> NDArray[np.float64]:

@@ -6,6 +6,7 @@ import hashlib
 import heapq
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,8 @@ from numpy.typing import NDArray
 from dcgan_core import images
 from dcgan_core.artifacts import Manifest
 from dcgan_core.dedup.autoencoder import PIXELS
-from dcgan_core.dedup.codes import encode, thumbnail
-from dcgan_core.dedup.neighbours import distances
+from dcgan_core.dedup.codes import correlation, encode, luma, thumbnail, verified_distances
+from dcgan_core.dedup.neighbours import distances, hamming
 from dcgan_core.dedup.scoring import Counts, Row, Trial, by_radius, histogram
 from dcgan_core.dedup.stage import Codes
 from dcgan_core.dedup.variants import KINDS, MIRRORED, make_variant
@@ -47,13 +48,14 @@ class Evaluation:
     """Pairs of a crop and another that looks the same: variants of the one near the other are not judged."""
 
 
-def evaluate_pairs(store: Store, codes: Manifest, path: Path, limit: int) -> Evaluation:
+def evaluate_pairs(store: Store, codes: Manifest, path: Path, limit: int, verify: float = 0.0) -> Evaluation:
     """Score a csv or parquet file of pairs of crop keys ``a``, ``b`` and whether they are a ``duplicate``.
 
-    Raises ConfigError for a file that cannot be used, naming the column, line or key.
+    Pairs whose pictures correlate below ``verify`` are called duplicates at no radius. Raises ConfigError for
+    a file that cannot be used, naming the column, line or key.
     """
     pairs = _read_pairs(path)
-    table = read_all(store, codes, "codes-", ["key", "code"]).to_pandas()
+    table = read_all(store, codes, "codes-", ["key", "code", "luma"]).to_pandas()
     place = {key: at for at, key in enumerate(table["key"])}
     for name in ("a", "b"):
         unknown = sorted({key for key in pairs[name] if key not in place})
@@ -68,6 +70,10 @@ def evaluate_pairs(store: Store, codes: Manifest, path: Path, limit: int) -> Eva
     packed = np.array([list(table["code"][place[key]]) for key in used], np.uint8).reshape(len(used), -1)
     ends = np.array([[row_of[a], row_of[b]] for a, b in zip(pairs["a"], pairs["b"], strict=True)], np.int64)
     far = distances(packed, ends.reshape(-1, 2))
+    if verify:
+        lumas = np.array([list(table["luma"][place[key]]) for key in used], np.uint8).reshape(len(used), -1)
+        alike = correlation(lumas[ends[:, 0]], lumas[ends[:, 1]]) >= verify
+        far = np.where(alike, far, limit + 1)
     same = pairs["duplicate"].to_numpy(bool)
     if not same.any():
         raise ConfigError(f"{path} has no pair that is a duplicate; recall needs at least one")
@@ -110,13 +116,23 @@ def evaluate_variants(
         for number in numbers
     ]
     source_Q = np.tile(numbers, len(kinds))
-    trial = Trial(encode(model, np.stack(variants), thresholds), source_Q, limit)
+    verify = stage.config.verify
+
+    def described(thumbs_N3HW: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        codes = encode(model, thumbs_N3HW, thresholds)
+        return np.hstack([codes, [luma(thumb) for thumb in thumbs_N3HW]]) if verify else codes
+
+    distance = hamming
+    if verify:
+        code_bytes = len(thresholds) // 8
+        distance = partial(verified_distances, code_bytes=code_bytes, verify=verify, limit=limit)
+    trial = Trial(described(np.stack(variants)), source_Q, limit, distance)
     unclear = compared = 0
     for keys, block in _blocks(store, crops, progress):
         own_N = np.array([number_of.get(key, -1) for key in keys], np.int64)
         alike_SN = _standard(thumbs) @ _standard(block).T >= SAME_FROM
         alike_SN[numbers[:, None] == own_N[None]] = False
-        trial.add(encode(model, block, thresholds), own_N, np.tile(alike_SN, (len(kinds), 1)))
+        trial.add(described(block), own_N, np.tile(alike_SN, (len(kinds), 1)))
         unclear += int(alike_SN.sum())
         compared += len(keys)
     kind_Q = np.repeat(np.array(kinds), len(numbers))

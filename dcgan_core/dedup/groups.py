@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,9 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from dcgan_core.dedup.neighbours import classes_of
+
+Alike = Callable[[NDArray[np.int64]], NDArray[np.bool_]]
+"""Whether the two items of each pair (P, 2) look alike: (P,)."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,8 @@ class Groups:
     """True for the one item kept of each group."""
     keeper_N: NDArray[np.int64]
     """Index of the item kept in this item's stead; its own where it is kept."""
+    refused: int = 0
+    """Pairs of codes that were near, but whose pictures were not alike."""
 
 
 def group(
@@ -28,6 +34,7 @@ def group(
     links_M2: NDArray[np.int64],
     rank_N: NDArray[np.generic],
     diameter: int,
+    alike: Alike | None = None,
 ) -> Groups:
     """Join linked items into groups, no two members of which differ in more than ``diameter`` bits.
 
@@ -37,21 +44,24 @@ def group(
     links' radius these are exactly its free neighbours. Without a cap, A ~ B ~ C ~ ... would let one picture
     stand for another that looks nothing like it.
 
-    The order of the links, and of the two items in a link, does not matter.
+    A link counts if ``alike`` says so of the best ranked items of its two codes; equal codes are not asked
+    about. The order of the links, and of the two items in a link, does not matter.
     """
     n = len(codes_NB)
     if not n:
         return Groups(np.empty(0, np.int64), np.empty(0, np.bool_), np.empty(0, np.int64))
     class_N = classes_of(codes_NB)
     best_first_N = np.argsort(rank_N, kind="stable")
-    classes_U, place_U = np.unique(class_N[best_first_N], return_index=True)  # first of each class
+    _, place_U = np.unique(class_N[best_first_N], return_index=True)  # first of each class
     best_U = best_first_N[place_U]
-    leader_U = _leaders(codes_NB[best_U], class_N[links_M2], place_U, diameter // 2)
-    assert len(leader_U) == len(classes_U)
+    near_P2 = np.sort(class_N[links_M2], axis=1)
+    near_P2 = np.unique(near_P2[near_P2[:, 0] != near_P2[:, 1]], axis=0)
+    alike_P = np.ones(len(near_P2), np.bool_) if alike is None else alike(best_U[near_P2])
+    leader_U = _leaders(codes_NB[best_U], near_P2[alike_P], place_U, diameter // 2)
     keeper_N = best_U[leader_U][class_N].astype(np.int64)
     kept_N = keeper_N == np.arange(n)
     group_N = (np.cumsum(kept_N, dtype=np.int64) - 1)[keeper_N]
-    return Groups(group_N, kept_N, keeper_N)
+    return Groups(group_N, kept_N, keeper_N, refused=int((~alike_P).sum()))
 
 
 def _leaders(
@@ -59,7 +69,6 @@ def _leaders(
 ) -> NDArray[np.int64]:
     """The class that is kept in each class's stead: (U,)."""
     leader_U = np.arange(len(codes_UB))
-    links_M2 = links_M2[links_M2[:, 0] != links_M2[:, 1]]
     linked = np.unique(links_M2)
     if not len(linked):
         return leader_U

@@ -34,13 +34,14 @@ CODES = pa.schema(
         ("code", pa.binary()),
         ("file_hash", pa.binary()),
         ("pixel_hash", pa.binary()),
+        ("luma", pa.binary()),
         ("score", pa.float32()),
         ("sharpness", pa.float32()),
         ("side", pa.int32()),
     ]
 )
-"""Every crop: `ok` with a code, or `undecodable` and why. Exact duplicates are told by 16 bytes of the
-SHA-256 of the file and of the pixels. One of a group is chosen by score, sharpness and side in pixels."""
+"""Every crop: `ok` with a code and what pairs are verified by, or `undecodable` and why. Exact duplicates are
+told by 16 bytes of the SHA-256 of the file and of the pixels. One of a group is chosen by the last three."""
 
 DEDUP = pa.schema(
     [
@@ -62,6 +63,7 @@ WHYS = ("same_file", "same_pixels", "same_code", "near", "chain")
 """Why a crop can be a duplicate, the surest first."""
 
 _HASH_BYTES = 16
+_PAIRS_PER_BLOCK = 65_536
 
 _ENCODER_FIELDS = (
     "code_bits",
@@ -166,7 +168,7 @@ class Codes(Stage):
         ]
 
     def work(self, store: Store, part: Part, progress: Progress) -> Receipt:
-        from dcgan_core.dedup.codes import bit_counts, encode
+        from dcgan_core.dedup.codes import bit_counts, encode, luma
 
         model, thresholds = self.encoder(store)
         crops = _crops(store, self.input_manifest(store, "crops"), part.payload)
@@ -181,6 +183,7 @@ class Codes(Stage):
             row["file_hash"] = hashlib.sha256(crop["image"]).digest()[:_HASH_BYTES]
             if isinstance(picture, _Picture):
                 row |= {"status": "ok", "code": next(left).tobytes(), "pixel_hash": picture.pixel_hash}
+                row["luma"] = luma(picture.thumb).tobytes()
             else:
                 row |= {"status": "undecodable", "reason": picture.why}
             rows.append(row)
@@ -233,14 +236,14 @@ class Dedup(Stage):
     config: DedupConfig
 
     def settings(self) -> dict[str, Json]:
-        return self.config.identity("radius", "diameter", "rank")
+        return self.config.identity("radius", "verify", "diameter", "rank")
 
     def plan(self, store: Store) -> Sequence[Part]:
         manifest = self.input_manifest(store, "codes")
         return [Part(0, self.part_key(manifest.content), None, manifest.counts["crops"])]
 
     def work(self, store: Store, part: Part, progress: Progress) -> Receipt:
-        rows = deduplicated(self._codes(store), self.config)
+        rows, refused = deduplicated(self._codes(store), self.config)
         table = pa.Table.from_pandas(rows, schema=DEDUP, preserve_index=False)
         data = encode_table(table.replace_schema_metadata(None))
         file = write_part(store, self.address, "dedup-00000.parquet", data, rows=len(rows))
@@ -252,6 +255,7 @@ class Dedup(Stage):
             "near_duplicates": int(sizes.sum()) - len(sizes),
             "groups_of_duplicates": int((sizes > 1).sum()),
             "largest_group": int(sizes.max()) if len(sizes) else 0,
+            "unlike_pairs": refused,
         }
         counts |= {why: whys[why] for why in ("undecodable", *WHYS)}
         return Receipt(part=0, key=part.key, files=(file,), counts=counts)
@@ -261,15 +265,18 @@ class Dedup(Stage):
 
     def _codes(self, store: Store) -> pd.DataFrame:
         manifest = self.input_manifest(store, "codes")
-        table = read_all(store, manifest, "codes-").to_pandas()
+        columns = [name for name in CODES.names if name != "luma" or self.config.verify]
+        table = read_all(store, manifest, "codes-", columns).to_pandas()
         lengths = {len(code) for code in table.loc[table["status"] == "ok", "code"]}
         if len(lengths) > 1:
             raise CorruptArtifact(str(manifest.address), f"it has codes of {sorted(lengths)} bytes")
         return table
 
 
-def deduplicated(table: pd.DataFrame, config: DedupConfig) -> pd.DataFrame:
-    """Rows of ``DEDUP`` for rows of ``CODES``, both in any order; the result is sorted by key."""
+def deduplicated(table: pd.DataFrame, config: DedupConfig) -> tuple[pd.DataFrame, int]:
+    """Rows of ``DEDUP``, sorted by key, for rows of ``CODES`` in any order, and how many pairs of near codes
+    were refused since their pictures are not alike."""
+    from dcgan_core.dedup.codes import correlation
     from dcgan_core.dedup.groups import group
     from dcgan_core.dedup.neighbours import distances, links_within
 
@@ -277,7 +284,17 @@ def deduplicated(table: pd.DataFrame, config: DedupConfig) -> pd.DataFrame:
     good = cast(pd.DataFrame, table.loc[table["status"] == "ok"]).reset_index(drop=True)
     codes = _stacked(good["code"].tolist())
     diameter = 2 * config.radius if config.diameter is None else config.diameter
-    groups = group(codes, links_within(codes, config.radius), quality_rank(good, config.rank), diameter)
+    verify = config.verify
+    luma = _stacked(good["luma"].tolist()) if verify else np.empty((0, 0), np.uint8)
+
+    def alike(pairs_P2: NDArray[np.int64]) -> NDArray[np.bool_]:
+        blocks = np.array_split(pairs_P2, len(pairs_P2) // _PAIRS_PER_BLOCK + 1)
+        found = [correlation(luma[block[:, 0]], luma[block[:, 1]]) >= verify for block in blocks]
+        return np.concatenate(found)
+
+    links = links_within(codes, config.radius)
+    rank = quality_rank(good, config.rank)
+    groups = group(codes, links, rank, diameter, alike if verify else None)
     distance = distances(codes, np.stack([np.arange(len(good)), groups.keeper_N], axis=1))
 
     def of_kept(column: str) -> NDArray[np.object_]:
@@ -304,7 +321,7 @@ def deduplicated(table: pd.DataFrame, config: DedupConfig) -> pd.DataFrame:
     )
     bad = table.loc[table["status"] != "ok", ["key", "status"]].rename(columns={"status": "why"})
     rows = pd.concat([rows, bad.assign(keep=False)]) if len(bad) else rows
-    return rows.sort_values("key", ignore_index=True)
+    return rows.sort_values("key", ignore_index=True), groups.refused
 
 
 def quality_rank(table: pd.DataFrame, order: Sequence[str]) -> NDArray[np.int64]:

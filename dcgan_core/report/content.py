@@ -88,6 +88,8 @@ class Data:
     groups: tuple[Group, ...]
     groups_found: int
     radius_bits: int
+    verify: float
+    """Correlation that near pairs need as well; 0: none."""
 
 
 @dataclass(frozen=True)

@@ -141,6 +141,7 @@ def _data(store: Store, manifests: Mapping[str, Manifest], config: PipelineConfi
         groups=groups,
         groups_found=dedup.counts["groups_of_duplicates"] if dedup else 0,
         radius_bits=config.dedup.radius,
+        verify=config.dedup.verify,
     )
 
 

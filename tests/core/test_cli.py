@@ -131,7 +131,12 @@ def test_an_artifact_is_shown_with_what_it_was_made_from(dcgan: Dcgan, finished_
     heading, _, text = ended.out.partition("\n")
     assert str(manifest.address) in heading
     shown = json.loads(text)
-    assert shown["config"] == {"radius": 8, "diameter": None, "rank": ["score", "sharpness", "side"]}
+    assert shown["config"] == {
+        "radius": 8,
+        "verify": 0.9,
+        "diameter": None,
+        "rank": ["score", "sharpness", "side"],
+    }
     assert shown["inputs"]["codes"]["fingerprint"] == manifest.inputs["codes"].fingerprint
     assert shown["counts"] == manifest.counts
 

@@ -65,6 +65,7 @@ def remade(tiny: Tiny, store: Store, overrides: dict[str, Any] | None = None) ->
         ("dedup.min_steps", 31, FROM_CROPS - {"crops"}),
         ("dedup.threshold", "zero", FROM_CODES),
         ("dedup.radius", 9, FROM_CODES - {"codes"}),
+        ("dedup.verify", 0.95, FROM_CODES - {"codes"}),
         ("dedup.diameter", 20, FROM_CODES - {"codes"}),
         ("dedup.rank", ["side", "score"], FROM_CODES - {"codes"}),
         ("dedup.method", "paper", FROM_CROPS - {"crops"}),

@@ -10,8 +10,17 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_sample_images
 
 from dcgan_core.dedup.autoencoder import Fit, fit, standardise
-from dcgan_core.dedup.codes import activations, bit_statistics, encode, median_thresholds, thumbnail
-from dcgan_core.dedup.neighbours import distances
+from dcgan_core.dedup.codes import (
+    activations,
+    bit_statistics,
+    correlation,
+    encode,
+    luma,
+    median_thresholds,
+    thumbnail,
+    verified_distances,
+)
+from dcgan_core.dedup.neighbours import distances, hamming
 
 ZERO = np.zeros(128)
 
@@ -117,3 +126,31 @@ def test_no_images_one_image_and_equal_images_have_codes(trained: Fit, thumbs: N
     limits = median_thresholds(activations(trained.model, equal))
     assert len(np.unique(encode(trained.model, equal, limits), axis=0)) == 1
     assert encode(trained.model, thumbs[:1], limits).shape == (1, 16)
+
+
+def test_luma_is_the_mean_brightness_of_four_pixels() -> None:
+    thumb = np.random.default_rng(0).integers(0, 256, (3, 32, 32), np.uint8)
+    grey = np.tensordot([0.299, 0.587, 0.114], thumb.astype(float), 1)
+    assert np.abs(luma(thumb).reshape(16, 16) - grey.reshape(16, 2, 16, 2).mean((1, 3))).max() <= 0.5
+
+
+def test_correlation_is_pearsons_and_defined_for_flat_pictures() -> None:
+    rng = np.random.default_rng(0)
+    one, other = rng.integers(0, 256, (2, 50, 256), np.uint8)
+    expected = [np.corrcoef(x, y)[0, 1] for x, y in zip(one, other, strict=True)]
+    assert np.allclose(correlation(one, other), expected)
+    assert correlation(one, one).tolist() == pytest.approx([1] * 50)
+    flat, grey = np.full((1, 256), 7, np.uint8), np.full((1, 256), 90, np.uint8)
+    assert correlation(flat, grey).tolist() == [1]
+    assert correlation(flat, one[:1]).tolist() == correlation(one[:1], flat).tolist() == [0]
+
+
+def test_verification_takes_near_codes_of_unlike_pictures_apart() -> None:
+    rng = np.random.default_rng(0)
+    rows = np.hstack([rng.integers(0, 2, (20, 2), np.uint8), rng.integers(0, 256, (20, 256), np.uint8)])
+    rows[5, 2:] = rows[6, 2:]
+    far = verified_distances(rows, rows, code_bytes=2, verify=0.9, limit=1)
+    plain = hamming(rows[:, :2], rows[:, :2])
+    same = np.eye(20, dtype=bool)
+    same[5, 6] = same[6, 5] = True
+    assert np.array_equal(far, np.where(same | (plain > 1), plain.astype(int), 65535))

@@ -37,6 +37,7 @@ def codes_table(n: int, seed: int = 0, **columns: Any) -> pd.DataFrame:
             "code": [code.tobytes() for code in np.packbits(bits.astype(np.uint8), axis=1)],
             "file_hash": [f"file {number}".encode() for number in range(n)],
             "pixel_hash": [f"pixels {number}".encode() for number in range(n)],
+            "luma": bytes(range(256)),
             "score": rng.integers(0, 3, n).astype(np.float32),
             "sharpness": rng.integers(0, 3, n).astype(np.float32),
             "side": rng.integers(32, 35, n).astype(np.int32),
@@ -46,7 +47,7 @@ def codes_table(n: int, seed: int = 0, **columns: Any) -> pd.DataFrame:
 
 
 def made(table: pd.DataFrame, **settings: Any) -> pd.DataFrame:
-    rows = deduplicated(table, DedupConfig(**settings))
+    rows, _ = deduplicated(table, DedupConfig(**settings))
     pa.Table.from_pandas(rows, schema=DEDUP, preserve_index=False)  # the types are right
     return rows
 
@@ -57,7 +58,7 @@ def test_rows_do_not_depend_on_the_order_of_the_codes(
 ) -> None:
     table = codes_table(n, seed)
     bad = np.random.default_rng(seed).random(n) < 0.1
-    table.loc[bad, ["status", "code"]] = ["undecodable", None]
+    table.loc[bad, ["status", "code", "luma"]] = ["undecodable", None, None]
     rows = made(table, radius=radius, diameter=diameter)
     assert rows.equals(
         made(table.sample(frac=1, random_state=seed % 2**32), radius=radius, diameter=diameter)
@@ -85,6 +86,20 @@ def test_every_crop_left_out_says_why() -> None:
     assert rows["distance"].tolist() == [0, 0, 0, 0, 2, 4]
     assert rows["kept_key"].tolist() == ["000_0"] * 6
     assert made(table, radius=2)["kept_key"].tolist() == ["000_0"] * 5 + ["005_0"]
+
+
+def test_near_codes_of_unlike_pictures_are_refused_and_counted() -> None:
+    bits = np.zeros((4, 32), np.uint8)
+    bits[1, :2], bits[2, :3], bits[3, :3] = 1, 1, 1
+    table = codes_table(4, score=[9, 8, 7, 6])
+    table["code"] = [code.tobytes() for code in np.packbits(bits, axis=1)]
+    table.loc[2, "luma"] = bytes(range(255, -1, -1))
+    rows, refused = deduplicated(table, DedupConfig(radius=3))
+    # the first two are near and alike; the third is upside down, and the fourth has the third's code
+    assert rows["kept_key"].tolist() == ["000_0", "000_0", "002_0", "002_0"]
+    assert refused == 2
+    rows, refused = deduplicated(table, DedupConfig(radius=3, verify=0.0))
+    assert (rows["kept_key"].nunique(), refused) == (1, 0)
 
 
 def test_the_one_to_keep_is_chosen_by_the_configured_order() -> None:
@@ -239,6 +254,6 @@ def test_an_encoder_that_is_none_is_refused(own_tiny: Tiny, store: Store) -> Non
 
 def test_the_papers_method_is_equal_codes_of_relu_units_and_what_is_given_wins() -> None:
     paper = DedupConfig(method="paper")
-    assert (paper.threshold, paper.shift, paper.radius) == ("zero", 0, 0)
+    assert (paper.threshold, paper.shift, paper.radius, paper.verify) == ("zero", 0, 0, 0.0)
     assert DedupConfig(method="paper", radius=3).radius == 3
     assert (DedupConfig().threshold, DedupConfig().shift) == ("median", 1)
