@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +24,15 @@ def machine() -> str:
         name = names[0] if names else name
     memory = psutil.virtual_memory().total / 2**30
     return f"{name}, {psutil.cpu_count()} cores, {memory:.0f} GiB, Python {platform.python_version()}"
+
+
+def peak_gib() -> float:
+    """Largest resident memory of this process since it was executed.
+
+    Not ``ru_maxrss``: that survives ``exec``, so that a small process shows what its parent had.
+    """
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s*(\d+) kB", status).group(1)) / 2**20  # type: ignore[union-attr]
 
 
 def windows(measure: Callable[[], float], count: int) -> list[float]:

@@ -14,7 +14,6 @@ import argparse
 import json
 import math
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -22,7 +21,7 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.common import print_result
+from benchmarks.common import peak_gib, print_result
 from dcgan_core.dedup.autoencoder import Autoencoder
 from dcgan_core.dedup.codes import encode, thumbnail
 from dcgan_core.dedup.groups import group
@@ -86,8 +85,7 @@ def one(kind: str, n: int, radius: int) -> dict[str, float]:
     links = links_within(codes, radius)
     groups = group(codes, links, rank, 2 * radius)
     seconds = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return {"seconds": round(seconds, 3), "peak_gib": round(peak, 2), "kept": int(groups.kept_N.sum())}
+    return {"seconds": round(seconds, 3), "peak_gib": round(peak_gib(), 2), "kept": int(groups.kept_N.sum())}
 
 
 def codes_of(kind: str, n: int) -> NDArray[np.uint8]:
