@@ -45,7 +45,8 @@ def group(
     stand for another that looks nothing like it.
 
     A link counts if ``alike`` says so of the best ranked items of its two codes; equal codes are not asked
-    about. The order of the links, and of the two items in a link, does not matter.
+    about. Of two that are not alike neither is kept in the other's stead, whatever chain joins them. The
+    order of the links, and of the two items in a link, does not matter.
     """
     n = len(codes_NB)
     if not n:
@@ -57,7 +58,7 @@ def group(
     near_P2 = np.sort(class_N[links_M2], axis=1)
     near_P2 = np.unique(near_P2[near_P2[:, 0] != near_P2[:, 1]], axis=0)
     alike_P = np.ones(len(near_P2), np.bool_) if alike is None else alike(best_U[near_P2])
-    leader_U = _leaders(codes_NB[best_U], near_P2[alike_P], place_U, diameter // 2)
+    leader_U = _leaders(codes_NB[best_U], near_P2[alike_P], near_P2[~alike_P], place_U, diameter // 2)
     keeper_N = best_U[leader_U][class_N].astype(np.int64)
     kept_N = keeper_N == np.arange(n)
     group_N = (np.cumsum(kept_N, dtype=np.int64) - 1)[keeper_N]
@@ -65,7 +66,11 @@ def group(
 
 
 def _leaders(
-    codes_UB: NDArray[np.uint8], links_M2: NDArray[np.int64], place_U: NDArray[np.int64], reach: int
+    codes_UB: NDArray[np.uint8],
+    links_M2: NDArray[np.int64],
+    refused_R2: NDArray[np.int64],
+    place_U: NDArray[np.int64],
+    reach: int,
 ) -> NDArray[np.int64]:
     """The class that is kept in each class's stead: (U,)."""
     leader_U = np.arange(len(codes_UB))
@@ -77,6 +82,8 @@ def _leaders(
     both = np.concatenate([ends_M2, ends_M2[:, ::-1]])
     graph = csr_array((ones, (both[:, 0], both[:, 1])), shape=(len(linked),) * 2)
     start, partners = np.asarray(graph.indptr).tolist(), np.asarray(graph.indices).tolist()
+    refused = {pair for a, b in refused_R2.tolist() for pair in ((a, b), (b, a))}
+    number: list[int] = linked.tolist()
     codes = [int.from_bytes(code.tobytes()) for code in codes_UB[linked]]
     leader = [-1] * len(linked)
     for first in np.argsort(place_U[linked]).tolist():
@@ -88,7 +95,11 @@ def _leaders(
             reached = []
             for at in frontier:
                 for partner in partners[start[at] : start[at + 1]]:
-                    if leader[partner] < 0 and (codes[partner] ^ codes[first]).bit_count() <= reach:
+                    if (
+                        leader[partner] < 0
+                        and (codes[partner] ^ codes[first]).bit_count() <= reach
+                        and (number[first], number[partner]) not in refused
+                    ):
                         leader[partner] = first
                         reached.append(partner)
             frontier = reached

@@ -82,6 +82,22 @@ def test_a_chain_is_cut_where_it_leads_too_far_from_the_kept_one() -> None:
     assert group(codes, links, rank, 128).keeper_N.tolist() == [0] * 20
 
 
+def test_two_that_are_not_alike_are_not_joined_by_a_third() -> None:
+    codes, rank = ladder(3), np.arange(3)
+    links = links_within(codes, 2)
+    asked = []
+
+    def alike(pairs: NDArray[np.int64]) -> NDArray[np.bool_]:
+        asked.extend(pairs.tolist())
+        return pairs.sum(1) != 2  # all but the first and the last
+
+    for diameter in (4, 20):
+        groups = group(codes, links, rank, diameter, alike)
+        assert (groups.keeper_N.tolist(), groups.refused) == ([0, 0, 2], 1)
+    assert sorted(map(sorted, asked[:3])) == [[0, 1], [0, 2], [1, 2]]
+    assert group(codes, links, rank, 4).keeper_N.tolist() == [0, 0, 0]
+
+
 def test_the_best_rank_is_kept_and_the_first_on_a_tie() -> None:
     codes = np.packbits(np.repeat(np.eye(2, 8, dtype=np.uint8), [3, 2], axis=0), axis=1)
     groups = group(codes, links_within(codes, 0), np.array([2.0, 0.5, 1.0, 7.0, 7.0]), 0)
