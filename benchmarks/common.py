@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import re
 import statistics
+import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,13 @@ def peak_gib() -> float:
     """
     status = Path("/proc/self/status").read_text()
     return int(re.search(r"VmHWM:\s*(\d+) kB", status).group(1)) / 2**20  # type: ignore[union-attr]
+
+
+def alone(*command: str) -> Any:
+    """The JSON that a command, in a process of its own on one thread, prints last."""
+    threads = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, **threads})
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def windows(measure: Callable[[], float], count: int) -> list[float]:

@@ -6,9 +6,8 @@ FOLDER (default $DCGAN_TEST_DATA) holds cifar10-train.parquet, whose first pictu
 Both sides read the same files and end with the list of what to leave out: ours decodes, makes codes with an
 encoder trained before (training is timed on its own), finds neighbours at the defaults of `dedup`, verifies
 and groups; imagededup hashes and calls find_duplicates_to_remove at radius 7, its radius for a precision of
-0.99 on this set (`dedup_quality`). Each window is two fresh processes, one after the other, on one core where
-the system can say so. imagededup
-works without processes of its own. Memory is the peak of each process.
+0.99 on this set (`dedup_quality`). Each window is two fresh processes, one after the other, on one thread;
+imagededup works without processes of its own. Memory is the peak of each process.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,7 +25,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from benchmarks.common import peak_gib, print_result
+from benchmarks.common import alone, peak_gib, print_result
 
 PEER = """
 import json, re, sys, time
@@ -95,19 +93,17 @@ def main() -> None:
 
 def measured(command: list[str]) -> dict[str, float]:
     """The JSON that a fresh process prints last."""
-    threads = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, **threads})
-    return {name: round(value, 3) for name, value in json.loads(done.stdout.splitlines()[-1]).items()}
+    return {name: round(value, 3) for name, value in alone(*command).items()}
 
 
 def prepare(photos: Path, files: Path, encoder: Path, count: int) -> float:
     """Write pictures as files and train an encoder on them; seconds of the training."""
     from safetensors.torch import save_file
 
-    from benchmarks.dedup_quality import train
     from dcgan_core import images
     from dcgan_core.config import DedupConfig
     from dcgan_core.dedup.codes import activations, median_thresholds, thumbnail
+    from dcgan_core.dedup.stage import fit_as
 
     files.mkdir()
     table = pq.read_table(photos / "cifar10-train.parquet", columns=["image"]).slice(0, count)
@@ -117,7 +113,7 @@ def prepare(photos: Path, files: Path, encoder: Path, count: int) -> float:
         thumbs.append(thumbnail(images.decode_rgb(data, max_pixels=10**7)))
     pictures = np.stack(thumbs)
     started = time.perf_counter()
-    model = train(DedupConfig(), pictures)
+    model = fit_as(DedupConfig(), pictures, seed=0).model
     seconds = time.perf_counter() - started
     import torch
 

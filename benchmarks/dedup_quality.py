@@ -32,7 +32,7 @@ from dcgan_core import images
 from dcgan_core.config import CropConfig, DedupConfig
 from dcgan_core.crop.cutters import open_cutter
 from dcgan_core.crop.photo import Photo
-from dcgan_core.dedup.autoencoder import PIXELS, Autoencoder, fit
+from dcgan_core.dedup.autoencoder import Autoencoder
 from dcgan_core.dedup.codes import (
     activations,
     bit_statistics,
@@ -42,15 +42,16 @@ from dcgan_core.dedup.codes import (
     thumbnail,
     verified_distances,
 )
+from dcgan_core.dedup.evaluation import SAME_FROM, standardised
 from dcgan_core.dedup.neighbours import hamming
 from dcgan_core.dedup.scoring import Trial, by_radius, suggest
+from dcgan_core.dedup.stage import fit_as
 from dcgan_core.dedup.variants import KINDS, MIRRORED, make_variant
 from dcgan_core.images import Rgb
 
 Thumbs = NDArray[np.uint8]
 
 PRECISION = 0.99
-SAME_FROM = 0.95
 GOALS = {"jpeg": 0.95, "scale": 0.95, "brightness": 0.95, "crop-5": 0.7}
 PEER = """
 import sys, numpy as np
@@ -90,7 +91,7 @@ def main() -> None:
     ways: dict[str, Any] = {}
     for name, config in {"default": DedupConfig(), "paper": DedupConfig(method="paper")}.items():
         started = time.perf_counter()
-        model = train(config, thumbs)
+        model = fit_as(config, thumbs, seed=0).model
         seconds = time.perf_counter() - started
         for threshold in dict.fromkeys((config.threshold, "zero", "median")):
             bits = np.zeros(config.code_bits)
@@ -117,7 +118,7 @@ def main() -> None:
                 "bit_means": [round(float(spread.mean_B.min()), 3), round(float(spread.mean_B.max()), 3)],
                 "mean_absolute_correlation": round(spread.mean_absolute_correlation, 3),
             }
-    ways["pixels, standardised"] = judge("pixels, standardised", standard, pixel_distance, 127)
+    ways["pixels, standardised"] = judge("pixels, standardised", standardised, pixel_distance, 127)
     if options.peer:
         parts = {"set": thumbs, **variants}
         codes = peer_codes(options.peer, parts)
@@ -151,7 +152,7 @@ class Judge:
 
     def __init__(self, thumbs: Thumbs, chosen: NDArray[np.int64], variants: dict[str, Thumbs]) -> None:
         self.thumbs, self.chosen, self.variants = thumbs, chosen, variants
-        correlation = standard(thumbs[chosen]) @ standard(thumbs).T
+        correlation = standardised(thumbs[chosen]) @ standardised(thumbs).T
         correlation[np.arange(len(chosen)), chosen] = -1
         self.clean = correlation.max(1) < SAME_FROM
         self.trial: Trial | None = None
@@ -190,29 +191,6 @@ class Judge:
             "mean_recall": round(row.recall.value, 4),
             "recall": recall,
         }
-
-
-def train(config: DedupConfig, thumbs: Thumbs) -> Autoencoder:
-    """The autoencoder that the stage would train on these thumbnails."""
-    return fit(
-        thumbs,
-        code_bits=config.code_bits,
-        noise=config.noise,
-        shift=config.shift,
-        dropout=config.dropout,
-        epochs=config.epochs,
-        min_steps=config.min_steps,
-        batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        seed=0,
-    ).model
-
-
-def standard(thumbs: Thumbs) -> NDArray[np.float32]:
-    """Thumbnails (N, 3072) of mean 0 and length 1."""
-    flat = thumbs.reshape(-1, PIXELS).astype(np.float32)
-    flat -= flat.mean(1, keepdims=True)
-    return flat / (np.linalg.norm(flat, axis=1, keepdims=True) + 1e-6)
 
 
 def pixel_distance(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -13,15 +13,13 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import subprocess
 import sys
 import time
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.common import peak_gib, print_result
+from benchmarks.common import alone, peak_gib, print_result
 from dcgan_core.dedup.autoencoder import Autoencoder
 from dcgan_core.dedup.codes import encode, thumbnail
 from dcgan_core.dedup.groups import group
@@ -49,7 +47,7 @@ def main() -> None:
             for radius in dict.fromkeys((0, options.radius)):
                 if radius and (n > 1_000_000 or (kind == "skewed" and n > 100_000)):
                     continue
-                table.append({"kind": kind, "n": n, "radius": radius, **alone(kind, n, radius)})
+                table.append({"kind": kind, "n": n, "radius": radius, **run(kind, n, radius)})
                 print(table[-1], flush=True)
     at_zero = {row["n"]: row["seconds"] for row in table if row["kind"] == "random" and row["radius"] == 0}
     exponent = None
@@ -57,24 +55,22 @@ def main() -> None:
         last = max(at_zero)
         exponent = math.log(at_zero[last] / at_zero[100_000]) / math.log(last / 100_000)
     most = min(1_000_000, options.largest)
-    million = [alone("random", most, options.radius) for _ in range(options.windows)]
+    million = [run("random", most, options.radius) for _ in range(options.windows)]
     print_result(
         f"dedup_speed: codes to groups, {most:,} random codes, radius {options.radius}",
-        [run["seconds"] for run in million],
+        [each["seconds"] for each in million],
         "s",
-        peak_gib=max(run["peak_gib"] for run in million),
+        peak_gib=max(each["peak_gib"] for each in million),
         growth_exponent_at_radius_0=exponent and round(exponent, 3),
         encoded_per_second=[round(encoding()) for _ in range(options.windows)],
         table=table,
     )
 
 
-def alone(kind: str, n: int, radius: int) -> dict[str, float]:
+def run(kind: str, n: int, radius: int) -> dict[str, float]:
     """``one`` in a fresh process with one thread."""
     command = [sys.executable, "-m", "benchmarks.dedup_speed", "--one", kind, str(n), str(radius)]
-    threads = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, **threads})
-    return json.loads(done.stdout.splitlines()[-1])
+    return alone(*command)
 
 
 def one(kind: str, n: int, radius: int) -> dict[str, float]:

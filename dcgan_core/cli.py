@@ -16,12 +16,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from dcgan_core.artifacts import Manifest, all_manifests, find, read_manifest, remove
+from dcgan_core.artifacts import Manifest, all_manifests, find, remove
 from dcgan_core.attribution import write_attribution
 from dcgan_core.backend import LocalBackend
 from dcgan_core.collect import superseded, unfinished
 from dcgan_core.config import config_keys, describe, load_config, parse_override, preset_names
-from dcgan_core.errors import ConfigError, DcganError, MissingArtifact
+from dcgan_core.errors import ConfigError, DcganError
 from dcgan_core.exclusions import Exclusion
 from dcgan_core.forget import FLAG, forget
 from dcgan_core.pipeline import FLOWS, load_pipeline
@@ -330,19 +330,18 @@ def dedup_eval(
     from dcgan_core.dedup.stage import Codes
 
     overrides = dict(parse_override(text) for text in override or [])
-    stage = next(s for s in load_pipeline(preset, overrides, upto="dedup").stages if isinstance(s, Codes))
+    codes, dedup = load_pipeline(preset, overrides, upto="dedup").of("dedup")[-2:]
+    assert isinstance(codes, Codes)
     store = load_place().store()
     if pairs is not None:
-        codes = read_manifest(store, stage.address)
-        if codes is None:
-            raise MissingArtifact("dedup-eval", "codes", stage.address.fingerprint, "dedup", preset)
-        found = evaluate_pairs(store, codes, pairs, max_radius, stage.config.verify)
+        manifest = dedup.input_manifest(store, "codes")
+        found = evaluate_pairs(store, manifest, pairs, max_radius, codes.config.verify)
         out.print(f"{found.pairs} labelled duplicates among {found.pictures} crops")
     else:
         with _bar("dedup-eval", "parts") as report:
             found = evaluate_variants(
                 store,
-                stage,
+                codes,
                 sources=sources,
                 limit=max_radius,
                 mirrored=mirrored,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from dcgan_core.dedup.autoencoder import PIXELS
 from dcgan_core.dedup.codes import correlation, encode, luma, thumbnail, verified_distances
 from dcgan_core.dedup.neighbours import distances, hamming
 from dcgan_core.dedup.scoring import Counts, Row, Trial, by_radius, histogram
-from dcgan_core.dedup.stage import Codes
+from dcgan_core.dedup.stage import Codes, share, stacked
 from dcgan_core.dedup.variants import KINDS, MIRRORED, make_variant
 from dcgan_core.errors import ConfigError, DecodeError, NoUsableData
 from dcgan_core.images import Rgb
@@ -67,11 +66,11 @@ def evaluate_pairs(store: Store, codes: Manifest, path: Path, limit: int, verify
         pairs = pairs.loc[[table["code"][place[key]] is not None for key in pairs[name]]]
     used = sorted({key for name in ("a", "b") for key in pairs[name]})
     row_of = {key: row for row, key in enumerate(used)}
-    packed = np.array([list(table["code"][place[key]]) for key in used], np.uint8).reshape(len(used), -1)
+    packed = stacked([table["code"][place[key]] for key in used])
     ends = np.array([[row_of[a], row_of[b]] for a, b in zip(pairs["a"], pairs["b"], strict=True)], np.int64)
     far = distances(packed, ends.reshape(-1, 2))
     if verify:
-        lumas = np.array([list(table["luma"][place[key]]) for key in used], np.uint8).reshape(len(used), -1)
+        lumas = stacked([table["luma"][place[key]] for key in used])
         alike = correlation(lumas[ends[:, 0]], lumas[ends[:, 1]]) >= verify
         far = np.where(alike, far, limit + 1)
     same = pairs["duplicate"].to_numpy(bool)
@@ -130,7 +129,7 @@ def evaluate_variants(
     unclear = compared = 0
     for keys, block in _blocks(store, crops, progress):
         own_N = np.array([number_of.get(key, -1) for key in keys], np.int64)
-        alike_SN = _standard(thumbs) @ _standard(block).T >= SAME_FROM
+        alike_SN = standardised(thumbs) @ standardised(block).T >= SAME_FROM
         alike_SN[numbers[:, None] == own_N[None]] = False
         trial.add(described(block), own_N, np.tile(alike_SN, (len(kinds), 1)))
         unclear += int(alike_SN.sum())
@@ -184,7 +183,7 @@ def _chosen(store: Store, crops: Manifest, count: int, seed: int) -> list[str]:
                 if row["status"] == "ok":
                     yield row["key"]
 
-    return heapq.nsmallest(count, keys(), key=lambda key: hashlib.sha256(f"{seed}:{key}".encode()).digest())
+    return heapq.nsmallest(count, keys(), key=lambda key: share(key, seed))
 
 
 def _blocks(
@@ -220,7 +219,8 @@ def _decoded(
                 continue
 
 
-def _standard(thumbs_N3HW: NDArray[np.uint8]) -> NDArray[np.float32]:
+def standardised(thumbs_N3HW: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Thumbnails (N, 3072) of mean 0 and length 1: products are correlations."""
     flat = thumbs_N3HW.reshape(-1, PIXELS).astype(np.float32)
     flat -= flat.mean(1, keepdims=True)
     return flat / (np.linalg.norm(flat, axis=1, keepdims=True) + 1e-6)

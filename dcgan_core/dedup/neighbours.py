@@ -88,11 +88,9 @@ def distances(codes_NB: NDArray[np.uint8], pairs_M2: Ints) -> Ints:
 
 def classes_of(codes_NB: NDArray[np.uint8]) -> Ints:
     """A number per code (N,), the same for equal codes: 0 to U-1, in ascending order of the codes' words."""
-    words_WN = _words(codes_NB)
-    order_N = np.lexsort(words_WN[::-1]) if len(codes_NB) else np.empty(0, np.int64)
-    equal = _runs(words_WN[:, order_N], order_N)
-    class_N = np.empty(len(order_N), np.int64)
-    class_N[order_N] = np.repeat(np.arange(len(equal.size_K)), equal.size_K)
+    equal = _equal(codes_NB)
+    class_N = np.empty(len(codes_NB), np.int64)
+    class_N[equal.order_N] = np.repeat(np.arange(len(equal.size_K)), equal.size_K)
     return class_N
 
 
@@ -131,18 +129,23 @@ def pairs_in_band(codes_NB: NDArray[np.uint8], band: Band, radius: int) -> Ints:
 
 def _near_classes(codes_NB: NDArray[np.uint8], radius: int) -> tuple[_Buckets, Ints]:
     """Classes of equal codes, and the pairs (P, 2) of different classes within the radius."""
-    words_WN = _words(codes_NB)
-    order_N = np.lexsort(words_WN[::-1]) if len(codes_NB) else np.empty(0, np.int64)
-    equal = _runs(words_WN[:, order_N], order_N)
+    equal = _equal(codes_NB)
     classes = len(equal.start_K)
     if radius == 0 or classes < 2:
         return equal, np.empty((0, 2), np.int64)
-    distinct_UB = codes_NB[order_N[equal.start_K]]
+    distinct_UB = codes_NB[equal.order_N[equal.start_K]]
     found = np.empty(0, np.int64)
     for band in _plan(distinct_UB, radius):
         pairs_P2 = pairs_in_band(distinct_UB, band, radius)
         found = np.unique(np.concatenate([found, pairs_P2[:, 0] * classes + pairs_P2[:, 1]]))
     return equal, np.stack(np.divmod(found, classes), 1)
+
+
+def _equal(codes_NB: NDArray[np.uint8]) -> _Buckets:
+    """Runs of equal codes, in ascending order of their words."""
+    words_WN = _words(codes_NB)
+    order_N = np.lexsort(words_WN[::-1]) if len(codes_NB) else np.empty(0, np.int64)
+    return _runs(words_WN[:, order_N], order_N)
 
 
 def _words(codes_NB: NDArray[np.uint8]) -> Words:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, cast
 
@@ -24,7 +24,7 @@ from dcgan_core.storage import Store
 from dcgan_core.tables import encode_table, read_all, read_rows, write_rows
 
 if TYPE_CHECKING:
-    from dcgan_core.dedup.autoencoder import Autoencoder
+    from dcgan_core.dedup.autoencoder import Autoencoder, Fit
 
 CODES = pa.schema(
     [
@@ -98,23 +98,14 @@ class TrainAutoencoder(Stage):
     def work(self, store: Store, part: Part, progress: Progress) -> Receipt:
         from safetensors.torch import save
 
-        from dcgan_core.dedup.autoencoder import fit
         from dcgan_core.dedup.codes import activations, median_thresholds
 
         thumbs = self._sample(store, progress)
-        config = self.config
-        trained = fit(
+        trained = fit_as(
+            self.config,
             thumbs,
-            code_bits=config.code_bits,
-            noise=config.noise,
-            shift=config.shift,
-            dropout=config.dropout,
-            epochs=config.epochs,
-            min_steps=config.min_steps,
-            batch_size=config.batch_size,
-            learning_rate=config.learning_rate,
-            seed=self.seed,
-            on_step=lambda step, steps, loss: progress(step, steps, f"loss {loss:.4f}"),
+            self.seed,
+            lambda step, steps, loss: progress(step, steps, f"loss {loss:.4f}"),
         )
         import torch
 
@@ -140,7 +131,7 @@ class TrainAutoencoder(Stage):
             progress(done, len(files), "reading crops")
             crops = _crops(store, manifest, file.name)
             if wanted < 1:  # by key, so that the sample of a part does not depend on the other parts
-                crops = crops.loc[[_share(key, self.seed) < wanted for key in crops["key"]]]
+                crops = crops.loc[[share(key, self.seed) < wanted for key in crops["key"]]]
             thumbs += [picture.thumb for picture in _pictures(crops) if isinstance(picture, _Picture)]
         return np.stack(thumbs) if thumbs else np.empty((0, 3, 32, 32), np.uint8)
 
@@ -273,6 +264,30 @@ class Dedup(Stage):
         return table
 
 
+def fit_as(
+    config: DedupConfig,
+    thumbs_N3HW: NDArray[np.uint8],
+    seed: int,
+    on_step: Callable[[int, int, float], None] | None = None,
+) -> Fit:
+    """``autoencoder.fit`` with the settings of a configuration."""
+    from dcgan_core.dedup.autoencoder import fit
+
+    return fit(
+        thumbs_N3HW,
+        code_bits=config.code_bits,
+        noise=config.noise,
+        shift=config.shift,
+        dropout=config.dropout,
+        epochs=config.epochs,
+        min_steps=config.min_steps,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        seed=seed,
+        on_step=on_step,
+    )
+
+
 def deduplicated(table: pd.DataFrame, config: DedupConfig) -> tuple[pd.DataFrame, int]:
     """Rows of ``DEDUP``, sorted by key, for rows of ``CODES`` in any order, and how many pairs of near codes
     were refused since their pictures are not alike."""
@@ -282,10 +297,10 @@ def deduplicated(table: pd.DataFrame, config: DedupConfig) -> tuple[pd.DataFrame
 
     table = table.sort_values("key", ignore_index=True)
     good = cast(pd.DataFrame, table.loc[table["status"] == "ok"]).reset_index(drop=True)
-    codes = _stacked(good["code"].tolist())
+    codes = stacked(good["code"].tolist())
     diameter = 2 * config.radius if config.diameter is None else config.diameter
     verify = config.verify
-    luma = _stacked(good["luma"].tolist()) if verify else np.empty((0, 0), np.uint8)
+    luma = stacked(good["luma"].tolist()) if verify else np.empty((0, 0), np.uint8)
 
     def alike(pairs_P2: NDArray[np.int64]) -> NDArray[np.bool_]:
         blocks = np.array_split(pairs_P2, len(pairs_P2) // _PAIRS_PER_BLOCK + 1)
@@ -365,13 +380,13 @@ def _pictures(crops: pd.DataFrame) -> list[_Picture | DecodeError]:
     return pictures
 
 
-def _stacked(codes: list[bytes]) -> NDArray[np.uint8]:
+def stacked(codes: list[bytes]) -> NDArray[np.uint8]:
     """Packed codes (N, bytes)."""
     if not len(codes):
         return np.empty((0, 0), np.uint8)
     return np.frombuffer(b"".join(codes), np.uint8).reshape(len(codes), -1)
 
 
-def _share(key: str, seed: int) -> float:
+def share(key: str, seed: int) -> float:
     """A number in [0, 1) that depends on the key and the seed alone."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{key}".encode()).digest()[:8]) / 2**64
