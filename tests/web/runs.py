@@ -90,20 +90,22 @@ def check_manners(store: Store, folder: Path, backend: Backend) -> None:
         urls += ["http://later.test/status/503/once?retry-after-date=1"]
         rows = web.scrape(urls, backend, per_host=3, items_per_part=4)
 
-        on_its_way = 0.05  # seconds: what was sent before an answer was read cannot be held back
         asked = double.counts()
         for host in hosts:
             assert asked[host]["/robots.txt"] == (3 if host == "closed.test" else 1)  # a 503 is tried again
             assert double.of(host)[0].path == "/robots.txt"
         assert 2 <= double.most_at_once("open.test") <= 3
         assert double.most_at_once("slow.test") == 1
-        assert min(double.gaps("slow.test")[1:]) >= 0.3 - on_its_way
+        # Counted from the answer that asks for the delay: single arrivals may be late on a busy machine.
+        robots_txt, *photos = double.of("slow.test")
+        assert all(each.at - robots_txt.ended >= 0.3 * n for n, each in enumerate(photos))
         assert set(asked["picky.test"]) == {"/robots.txt", "/photos/1.jpg"}
         assert set(asked["closed.test"]) == {"/robots.txt"}
         for host in ("busy.test", "later.test"):
             refused = next(each for each in double.of(host) if each.status in (429, 503))
-            after = [each for each in double.of(host) if each.at > refused.ended + on_its_way]
-            assert min(each.at for each in after) - refused.ended >= 0.95
+            again = [each for each in double.of(host, refused.path) if each is not refused]
+            assert again
+            assert min(each.at for each in again) - refused.ended >= 0.95
         agents = {each.headers["User-Agent"] for each in double.requests}
         assert agents == {"dcgan/0.1 (+test@example.org)"}
 

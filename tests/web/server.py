@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import itertools
 import struct
 import threading
 import time
@@ -151,11 +150,6 @@ class Double:
             now += change
             most = max(most, now)
         return most
-
-    def gaps(self, host: str) -> list[float]:
-        """Seconds between arrivals of successive requests to a host."""
-        times = [each.at for each in self.of(host)]
-        return [later - sooner for sooner, later in itertools.pairwise(times)]
 
     def counts(self) -> dict[str, Counter[str]]:
         """How often each path of each host was asked for."""

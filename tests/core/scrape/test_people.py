@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -151,9 +152,13 @@ def test_an_answer_cut_off_by_time_is_not_believed(store: Store, tmp_path: Path)
 
 def test_manners_towards_the_endpoint(store: Store) -> None:
     with dbpedia.DBpedia(dbpedia.sample_people(10)) as double:
+        began = time.monotonic()
         people_of(store, config_of(double))
         assert double.most_at_once(dbpedia.HOST) == 1
-        assert min(double.gaps(dbpedia.HOST)) > 0.4  # two a second
+        # Two a second, counted from the start: single arrivals may be late on a busy machine.
+        requests = double.of(dbpedia.HOST)
+        assert len(requests) > 2
+        assert all(each.at - began >= 0.5 * n for n, each in enumerate(requests))
         assert {each.path.partition("?")[0] for each in double.requests} == {"/sparql"}
 
 
