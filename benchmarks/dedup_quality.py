@@ -104,7 +104,11 @@ def main() -> None:
                 unverified, label = ways.pop(label), "default"
                 ways["default, verify=0"] = unverified
                 verified = partial(
-                    verified_distances, code_bytes=config.code_bits // 8, verify=config.verify, limit=40
+                    verified_distances,
+                    code_bytes=config.code_bits // 8,
+                    verify=config.verify,
+                    verify_step=config.verify_step,
+                    limit=40,
                 )
 
                 def described(given: Thumbs, m: Autoencoder = model, b: NDArray[Any] = bits) -> NDArray[Any]:

@@ -330,12 +330,15 @@ def dedup_eval(
     from dcgan_core.dedup.stage import Codes
 
     overrides = dict(parse_override(text) for text in override or [])
-    codes, dedup = load_pipeline(preset, overrides, upto="dedup").of("dedup")[-2:]
+    stages = {stage.artifact: stage for stage in load_pipeline(preset, overrides, upto="dedup").stages}
+    codes, dedup = stages["codes"], stages["dedup"]
     assert isinstance(codes, Codes)
     store = load_place().store()
     if pairs is not None:
         manifest = dedup.input_manifest(store, "codes")
-        found = evaluate_pairs(store, manifest, pairs, max_radius, codes.config.verify)
+        found = evaluate_pairs(
+            store, manifest, pairs, max_radius, codes.config.verify, codes.config.verify_step
+        )
         out.print(f"{found.pairs} labelled duplicates among {found.pictures} crops")
     else:
         with _bar("dedup-eval", "parts") as report:

@@ -239,16 +239,25 @@ class DedupConfig(Section):
     verify: Annotated[float, Field(ge=0.0, le=1.0)] = 0.9
     """Such crops are duplicates if their pictures, 16x16 in grey, correlate at least as much. 0: codes decide
     alone."""
+    verify_step: Annotated[float, Field(ge=0.0, le=1.0)] = 0.015
+    """What is added to `verify` for every bit beyond 12 in which codes differ: far codes need more alike
+    pictures."""
     diameter: Annotated[int, Field(ge=0)] | None = None
     """Most bits in which two crops of one group may differ. None: twice the radius, so that every crop that
     is left out is within the radius of the one kept for it; larger lets groups grow along chains."""
-    rank: Annotated[tuple[Literal["score", "sharpness", "side"], ...], Field(min_length=1)] = (
+    gallery_groups: PositiveInt = 120
+    """Groups shown in the gallery, drawn by seed where there are more."""
+    codes_per_task: Annotated[int, Field(ge=2)] = effort(4_000_000)
+    """Most codes that one process compares. Larger sets are split by bands of bits and compared on all
+    workers, none of which holds them all; the result is the same."""
+    rank: Annotated[tuple[Literal["score", "sharpness", "side", "licence"], ...], Field(min_length=1)] = (
         "score",
         "sharpness",
         "side",
     )
     """Which crop of a group is kept: that of the highest value of the first; on a tie of the next; then by
-    key. `score` is the face detector's, `side` the smaller side in pixels."""
+    key. `score` is the face detector's, `side` the smaller side in pixels, `licence` how freely the photo may
+    be used (public domain, attribution, share alike, non-commercial, no derivatives, unknown)."""
 
     @model_validator(mode="before")
     @classmethod

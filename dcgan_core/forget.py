@@ -40,7 +40,9 @@ _GATHERED = ("people", "searches", "candidates", "photos")
 """Kinds whose rows describe photos or people: rows are emptied where they are, the rest stays."""
 _MODELS = ("autoencoder", "train")
 """Kinds that learn from photos and hold none; nor does what is measured on them (features, scores)."""
-_ALWAYS_REMADE = ("codes", "dedup", "shards", "figures", "report")
+_PAGES = ("gallery", "report")
+"""Kinds that show photos or say where they come from."""
+_ALWAYS_REMADE = ("codes", "links", "dedup", "gallery", "shards", "figures", "report")
 
 _WHY = "on the exclusion list"
 _EMPTIED: dict[str, tuple[str, ...]] = {
@@ -156,7 +158,7 @@ def _delete_descendants(store: Store, keys: set[str], models: bool, done: Forgot
     photos = {address for address in _addresses(store, "photos") if _holds(store, address, keys)}
     crops = {address for address in _addresses(store, "crops") if _holds(store, address, keys)}
     made = _below(manifests, crops)
-    shown = {address for address in _below(manifests, photos) if address.artifact == "report"}
+    shown = {address for address in _below(manifests, photos) if address.artifact in _PAGES}
     seen = {
         address: count
         for address in sorted(made)
@@ -401,7 +403,7 @@ def _confirm(store: Store, exclusions: Exclusions, done: Forgotten) -> None:
         write_manifest(store, manifest.model_copy(update={"inputs": inputs, "exclusions": exclusions.digest}))
 
 
-_FLOW = [*_GATHERED, "crops", "autoencoder", "codes", "dedup", "shards", "train"]
+_FLOW = [*_GATHERED, "crops", "autoencoder", "codes", "links", "dedup", "gallery", "shards", "train"]
 _RANK = {kind: rank for rank, kind in enumerate([*_FLOW, "features", "scores", "figures", "report"])}
 
 

@@ -10,9 +10,11 @@ from dcgan_core.analyze.stage import Analyze
 from dcgan_core.artifacts import Address
 from dcgan_core.config import PipelineConfig, load_config
 from dcgan_core.crop.stage import Crop
+from dcgan_core.dedup.links import Links
 from dcgan_core.dedup.stage import Codes, Dedup, TrainAutoencoder
 from dcgan_core.errors import ConfigError
 from dcgan_core.evaluate.stage import Features, Scores
+from dcgan_core.report.gallery_stage import ShowDuplicates
 from dcgan_core.report.stage import Report
 from dcgan_core.scrape.candidates import Candidates
 from dcgan_core.scrape.fetch_stage import Fetch
@@ -25,6 +27,20 @@ from dcgan_core.train.stage import Train
 
 FLOWS = ("scrape", "crop", "dedup", "shard", "train", "evaluate", "analyze", "report")
 """All stages, in an order in which each comes after what it reads."""
+
+SHOWN = (
+    "photos",
+    "crops",
+    "autoencoder",
+    "codes",
+    "dedup",
+    "gallery",
+    "shards",
+    "train",
+    "scores",
+    "figures",
+)
+"""Artifacts that a report shows."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +104,11 @@ def build(config: PipelineConfig, preset: str, *, upto: str = "all", gpus: int =
         else:
             add(TrainAutoencoder(seed, inputs("crops"), preset, config.dedup))
         add(Codes(seed, inputs("crops", "autoencoder"), preset, config.dedup))
-        add(Dedup(seed, inputs("codes"), preset, config.dedup))
+        add(Links(seed, inputs("codes"), preset, config.dedup))
+        ranked_by = ("photos",) if "licence" in config.dedup.rank else ()
+        add(Dedup(seed, inputs("codes", "links", *ranked_by), preset, config.dedup))
+        shown = inputs("photos", "crops", "codes", "links", "dedup")
+        add(ShowDuplicates(seed, shown, preset, config.dedup))
     if "shard" in wanted:
         add(Shard(seed, inputs("crops", "dedup"), preset, config.shard))
     if "train" in wanted:
@@ -101,8 +121,5 @@ def build(config: PipelineConfig, preset: str, *, upto: str = "all", gpus: int =
         if "analyze" in wanted:
             add(Analyze(seed, inputs("train", "shards"), preset, config.analyze))
         if "report" in wanted:
-            everything = inputs(
-                "photos", "crops", "autoencoder", "codes", "dedup", "shards", "train", "scores", "figures"
-            )
-            add(Report(seed, everything, preset, config))
+            add(Report(seed, inputs(*SHOWN), preset, config))
     return Pipeline(preset, config, tuple(stages))

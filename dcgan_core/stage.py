@@ -46,6 +46,8 @@ class Part:
     items: int = 1
     lane: str = ""
     """Parts of one lane are never worked on by two workers at once (see ``Stage.together``)."""
+    wave: int = 0
+    """Parts of a later wave begin when all of the earlier ones are done, and may read what these wrote."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,9 @@ FLOW_OF = {
     "crops": "crop",
     "autoencoder": "dedup",
     "codes": "dedup",
+    "links": "dedup",
     "dedup": "dedup",
+    "gallery": "dedup",
     "shards": "shard",
     "train": "train",
     "features": "evaluate",
@@ -266,11 +270,12 @@ def run(
         if len(parts) == 1:  # progress within the one part is the stage's progress
             progress(part_done, part_total, note)
 
-    for receipt in backend.work(stage, store, missing, inner):
-        done[receipt.part] = receipt
-        ready += items[receipt.part]
-        if len(parts) > 1:
-            progress(ready, total, "")
+    for wave in sorted({part.wave for part in missing}):
+        for receipt in backend.work(stage, store, [part for part in missing if part.wave == wave], inner):
+            done[receipt.part] = receipt
+            ready += items[receipt.part]
+            if len(parts) > 1:
+                progress(ready, total, "")
     receipts = [done[part.index] for part in parts]
     summary = stage.finish(store, receipts)
     manifest = Manifest(

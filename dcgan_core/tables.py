@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from dcgan_core.artifacts import Address, Manifest, PartFile, read_part, write_part
 from dcgan_core.errors import CorruptArtifact
@@ -110,3 +113,57 @@ def read_all(store: Store, manifest: Manifest, prefix: str, columns: Iterable[st
     if not tables:
         raise CorruptArtifact(store.uri(manifest.address.path), f"it has no {prefix}*.parquet")
     return pa.concat_tables(tables)
+
+
+def some_rows(
+    store: Store, manifest: Manifest, name: str, keys: set[str], columns: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Rows of a parquet file of an artifact whose ``key`` is among some; ``columns`` has ``key``.
+
+    Only these columns of row groups that hold one are read, so the file's hash is not checked.
+    """
+    found = []
+    with store.filesystem().open(store.key(manifest.address.part_path(name)), "rb") as file:
+        reader = pq.ParquetFile(file)
+        for group in range(reader.num_row_groups):
+            there = reader.read_row_group(group, columns=["key"]).column("key").to_pylist()
+            if not keys.isdisjoint(there):
+                rows = reader.read_row_group(group, columns=list(columns)).to_pylist()
+                found += [row for row in rows if row["key"] in keys]
+    return found
+
+
+class LongTable:
+    """The parquet files of an artifact that begin with ``prefix`` as one table, read piece by piece."""
+
+    def __init__(self, store: Store, manifest: Manifest, prefix: str) -> None:
+        self._store, self._address = store, manifest.address
+        self._files = manifest.named(prefix)
+        self._first = np.cumsum([0, *(file.rows or 0 for file in self._files)])
+
+    @property
+    def rows(self) -> int:
+        """Rows of all files together."""
+        return int(self._first[-1])
+
+    def tables(self, columns: Sequence[str]) -> Iterator[tuple[int, pd.DataFrame]]:
+        """The table of each file, and the number of its first row in the whole."""
+        for file, first in zip(self._files, self._first.tolist(), strict=False):
+            yield first, read_rows(self._store, self._address, file, columns).to_pandas()
+
+    def take(self, rows_L: NDArray[np.int64], columns: Sequence[str]) -> pd.DataFrame:
+        """Some rows by their numbers, in the order asked for; files with none of them are not read."""
+        wanted_U, place_L = np.unique(rows_L, return_inverse=True)
+        ends = np.searchsorted(wanted_U, self._first)
+        tables = []
+        for number, file in enumerate(self._files):
+            if ends[number] < ends[number + 1]:
+                own = wanted_U[ends[number] : ends[number + 1]] - self._first[number]
+                tables.append(read_rows(self._store, self._address, file, columns).take(own))
+        if not tables:
+            return pd.DataFrame(columns=pd.Index(columns))
+        return pa.concat_tables(tables).take(place_L.ravel()).to_pandas()
+
+    def files_of(self, rows_L: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Number of the file that each row is in (L,)."""
+        return np.searchsorted(self._first, rows_L, side="right") - 1

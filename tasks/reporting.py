@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from types import TracebackType
 from uuid import UUID
 
 from prefect.artifacts import (
     create_image_artifact,
+    create_link_artifact,
     create_markdown_artifact,
     create_progress_artifact,
     create_table_artifact,
@@ -22,6 +24,8 @@ from dcgan_core.storage import Store
 
 _UPDATE_SECONDS = 2.0
 _LOG_SECONDS = 15.0
+_PAGES = {"gallery": "Gallery of near duplicates", "report": "Report"}
+"""Stages that make pages to open in a browser."""
 
 
 class ProgressArtifact:
@@ -72,6 +76,12 @@ def publish(stage: Stage, store: Store, artifact: Artifact) -> None:
         rows, key=f"{stage.artifact}-counts", description=f"{artifact.address} under {store.root}"
     )
     create_markdown_artifact(_summary(manifest, artifact), key=f"{stage.artifact}-summary")
+    if stage.artifact in _PAGES:  # a link, no copy: pictures outside the root would outlive their takedown
+        page = store.uri(artifact.address.part_path("index.html"))
+        link = page if "://" in page else Path(page).absolute().as_uri()
+        create_link_artifact(
+            link, link_text=_PAGES[stage.artifact], key=f"{stage.artifact}-page", description=page
+        )
     for file in _pictures(manifest):
         picture = data_uri(read_part(store, artifact.address, file), "image/png")
         kind = file.name.rpartition("/")[2].partition("-")[0]

@@ -138,7 +138,7 @@ def tiny_over(photos: Path) -> Tiny:
             "crop.stored_size": 32,
             "dedup.min_steps": 30,
             "dedup.epochs": 1,
-            "dedup.radius": 8,
+            "dedup.radius": 20,
             "shard.size": 16,
             "shard.samples_per_shard": 5,
             "train.size": 16,

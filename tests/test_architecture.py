@@ -20,8 +20,9 @@ ROOT = Path(dcgan_core.__file__).parents[1]
 STAGE_FOLDERS = {"scrape", "crop", "dedup", "shard", "train", "evaluate", "analyze", "report"}
 ORCHESTRATION = {"prefect", "ray", "mlflow", "tasks", "flows"}
 
-MAY_READ_ANOTHER_STAGE = {("train", "shard"), ("analyze", "shard")}
-"""Folders that use another stage's code: both read training images with the shards' own reader and order."""
+MAY_READ_ANOTHER_STAGE = {("train", "shard"), ("analyze", "shard"), ("report", "dedup")}
+"""Folders that use another stage's code: two read training images with the shards' own reader and order, and
+the gallery measures pairs as `dedup` does."""
 
 MATHEMATICS = (
     "analyze/latent.py",

@@ -12,6 +12,8 @@ from dcgan_core.dedup.autoencoder import CONTRAST_FLOOR, PIXELS, SIDE, Autoencod
 from dcgan_core.dedup.neighbours import hamming
 
 LUMA_SIDE = 16
+SURE_BITS = 12
+"""Up to so many differing bits of 128, chance pairs are rare."""
 
 _ROWS_PER_BLOCK = 1024
 _STATISTICS_BLOCK = 65_536
@@ -60,18 +62,33 @@ def correlation(one_PX: NDArray[np.uint8], other_PX: NDArray[np.uint8]) -> NDArr
     return np.where(flat_P, (one_P == other_P) * 1.0, both_P / np.where(flat_P, 1.0, scale_P))
 
 
+def needed_correlation(
+    distance_P: NDArray[np.integer], verify: float, verify_step: float
+) -> NDArray[np.float64]:
+    """Correlation (P,) that pictures need for their codes to count as near: ``verify``, and ``verify_step``
+    more for every bit beyond ``SURE_BITS`` in which the codes differ."""
+    return verify + verify_step * np.maximum(0, distance_P.astype(np.int64) - SURE_BITS)
+
+
 def verified_distances(
-    one_QX: NDArray[np.uint8], other_NX: NDArray[np.uint8], *, code_bytes: int, verify: float, limit: int
+    one_QX: NDArray[np.uint8],
+    other_NX: NDArray[np.uint8],
+    *,
+    code_bytes: int,
+    verify: float,
+    verify_step: float,
+    limit: int,
 ) -> NDArray[np.uint16]:
     """Hamming distances (Q, N) of rows that hold a code and behind it its picture's ``luma``.
 
-    Where it is at most ``limit`` but the lumas correlate below ``verify``, the distance is 65535.
+    Where it is at most ``limit`` but the lumas correlate below ``needed_correlation``, the distance is 65535.
     """
     far_QN = hamming(one_QX[:, :code_bytes], other_NX[:, :code_bytes]).astype(np.uint16)
     q, n = np.nonzero(far_QN <= limit)
     for start in range(0, len(q), _STATISTICS_BLOCK):
         block = slice(start, start + _STATISTICS_BLOCK)
-        alike = correlation(one_QX[q[block], code_bytes:], other_NX[n[block], code_bytes:]) >= verify
+        needed = needed_correlation(far_QN[q[block], n[block]], verify, verify_step)
+        alike = correlation(one_QX[q[block], code_bytes:], other_NX[n[block], code_bytes:]) >= needed
         far_QN[q[block][~alike], n[block][~alike]] = 2**16 - 1
     return far_QN
 

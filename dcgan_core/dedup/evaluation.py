@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 from dcgan_core import images
 from dcgan_core.artifacts import Manifest
 from dcgan_core.dedup.autoencoder import PIXELS
-from dcgan_core.dedup.codes import correlation, encode, luma, thumbnail, verified_distances
+from dcgan_core.dedup.codes import (
+    correlation,
+    encode,
+    luma,
+    needed_correlation,
+    thumbnail,
+    verified_distances,
+)
 from dcgan_core.dedup.neighbours import distances, hamming
 from dcgan_core.dedup.scoring import Counts, Row, Trial, by_radius, histogram
 from dcgan_core.dedup.stage import Codes, share, stacked
@@ -47,11 +54,13 @@ class Evaluation:
     """Pairs of a crop and another that looks the same: variants of the one near the other are not judged."""
 
 
-def evaluate_pairs(store: Store, codes: Manifest, path: Path, limit: int, verify: float = 0.0) -> Evaluation:
+def evaluate_pairs(
+    store: Store, codes: Manifest, path: Path, limit: int, verify: float = 0.0, verify_step: float = 0.0
+) -> Evaluation:
     """Score a csv or parquet file of pairs of crop keys ``a``, ``b`` and whether they are a ``duplicate``.
 
-    Pairs whose pictures correlate below ``verify`` are called duplicates at no radius. Raises ConfigError for
-    a file that cannot be used, naming the column, line or key.
+    Pairs whose pictures correlate below ``needed_correlation`` are called duplicates at no radius. Raises
+    ConfigError for a file that cannot be used, naming the column, line or key.
     """
     pairs = _read_pairs(path)
     table = read_all(store, codes, "codes-", ["key", "code", "luma"]).to_pandas()
@@ -71,7 +80,8 @@ def evaluate_pairs(store: Store, codes: Manifest, path: Path, limit: int, verify
     far = distances(packed, ends.reshape(-1, 2))
     if verify:
         lumas = stacked([table["luma"][place[key]] for key in used])
-        alike = correlation(lumas[ends[:, 0]], lumas[ends[:, 1]]) >= verify
+        needed = needed_correlation(far, verify, verify_step)
+        alike = correlation(lumas[ends[:, 0]], lumas[ends[:, 1]]) >= needed
         far = np.where(alike, far, limit + 1)
     same = pairs["duplicate"].to_numpy(bool)
     if not same.any():
@@ -124,7 +134,8 @@ def evaluate_variants(
     distance = hamming
     if verify:
         code_bytes = len(thresholds) // 8
-        distance = partial(verified_distances, code_bytes=code_bytes, verify=verify, limit=limit)
+        steps = {"verify": verify, "verify_step": stage.config.verify_step}
+        distance = partial(verified_distances, code_bytes=code_bytes, limit=limit, **steps)
     trial = Trial(described(np.stack(variants)), source_Q, limit, distance)
     unclear = compared = 0
     for keys, block in _blocks(store, crops, progress):

@@ -38,7 +38,7 @@ def group(
 ) -> Groups:
     """Join linked items into groups, no two members of which differ in more than ``diameter`` bits.
 
-    Equal codes are one item, whether linked or not. In the order of rank (lowest first, by index on a tie)
+    Linked equal codes are one item. In the order of rank (lowest first, by index on a tie)
     each item still free is kept and takes all free items that a chain of links leads to, as long as every
     step of it differs from the kept one in at most ``diameter // 2`` bits. With a diameter of twice the
     links' radius these are exactly its free neighbours. Without a cap, A ~ B ~ C ~ ... would let one picture
@@ -48,21 +48,28 @@ def group(
     about. Of two that are not alike neither is kept in the other's stead, whatever chain joins them. The
     order of the links, and of the two items in a link, does not matter.
     """
-    n = len(codes_NB)
-    if not n:
-        return Groups(np.empty(0, np.int64), np.empty(0, np.bool_), np.empty(0, np.int64))
-    class_N = classes_of(codes_NB)
-    best_first_N = np.argsort(rank_N, kind="stable")
-    _, place_U = np.unique(class_N[best_first_N], return_index=True)  # first of each class
-    best_U = best_first_N[place_U]
-    near_P2 = np.sort(class_N[links_M2], axis=1)
-    near_P2 = np.unique(near_P2[near_P2[:, 0] != near_P2[:, 1]], axis=0)
-    alike_P = np.ones(len(near_P2), np.bool_) if alike is None else alike(best_U[near_P2])
-    leader_U = _leaders(codes_NB[best_U], near_P2[alike_P], near_P2[~alike_P], place_U, diameter // 2)
-    keeper_N = best_U[leader_U][class_N].astype(np.int64)
-    kept_N = keeper_N == np.arange(n)
+    keeper_N = np.arange(len(codes_NB))
+    linked_L, ends = np.unique(links_M2, return_inverse=True)  # most items have no link at all
+    refused = 0
+    if len(linked_L):
+        class_L = classes_of(codes_NB[linked_L])
+        best_first_L = np.argsort(rank_N[linked_L], kind="stable")
+        _, place_U = np.unique(class_L[best_first_L], return_index=True)  # first of each class
+        best_U = linked_L[best_first_L[place_U]]
+        near_P2 = np.sort(class_L[ends.reshape(-1, 2)], axis=1)
+        near_P2 = _distinct(near_P2[near_P2[:, 0] != near_P2[:, 1]], len(best_U))
+        alike_P = np.ones(len(near_P2), np.bool_) if alike is None else alike(best_U[near_P2])
+        refused = int((~alike_P).sum())
+        leader_U = _leaders(codes_NB[best_U], near_P2[alike_P], near_P2[~alike_P], place_U, diameter // 2)
+        keeper_N[linked_L] = best_U[leader_U][class_L]
+    kept_N = keeper_N == np.arange(len(codes_NB))
     group_N = (np.cumsum(kept_N, dtype=np.int64) - 1)[keeper_N]
-    return Groups(group_N, kept_N, keeper_N, refused=int((~alike_P).sum()))
+    return Groups(group_N, kept_N, keeper_N, refused)
+
+
+def _distinct(pairs_P2: NDArray[np.int64], n: int) -> NDArray[np.int64]:
+    """Each pair of numbers below n once, in ascending order."""
+    return np.stack(np.divmod(np.unique(pairs_P2[:, 0] * n + pairs_P2[:, 1]), n), 1)
 
 
 def _leaders(

@@ -19,8 +19,11 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int64]
 Words = NDArray[np.uint64]
 
+OVERSIZED = 10_000
+SAMPLE = 8192
+"""Codes that bands are planned by."""
+
 _FEW_CODES = 2048  # comparing all of these costs less than planning
-_SAMPLE = 8192
 _ROWS_PER_BLOCK = 65_536
 _PAIRS_PER_CHUNK = 2**20
 _TILED_FROM = 256  # two buckets of at least this size each are compared tile by tile
@@ -35,6 +38,21 @@ class Band:
 
     columns: Ints
     tolerance: int
+
+
+@dataclass
+class Census:
+    """How crowded the buckets were that were compared."""
+
+    largest_bucket: int = 0
+    """Most distinct codes in one bucket."""
+    oversized_buckets: int = 0
+    """Buckets of more than ``OVERSIZED`` distinct codes: compared by brute force, tile by tile."""
+
+    def add(self, size_K: Ints) -> None:
+        """Take buckets of these sizes into account."""
+        self.largest_bucket = max(self.largest_bucket, int(size_K.max(initial=0)))
+        self.oversized_buckets += int((size_K > OVERSIZED).sum())
 
 
 @dataclass(frozen=True)
@@ -60,20 +78,24 @@ def pairs_within(codes_NB: NDArray[np.uint8], radius: int) -> Ints:
         within = np.arange(size_R.sum()) - np.repeat(np.cumsum(size_R) - size_R, size_R)
         places = np.stack([np.repeat(row_R, size_R), np.repeat(start_R, size_R) + within], 1)
         found.append(equal.order_N[places])
-    return _sorted_pairs(np.concatenate(found))
+    return sorted_pairs(np.concatenate(found))
 
 
-def links_within(codes_NB: NDArray[np.uint8], radius: int) -> Ints:
+def links_within(codes_NB: NDArray[np.uint8], radius: int, census: Census | None = None) -> Ints:
     """A subset of ``pairs_within`` that joins the same items into the same groups: (M, 2), i < j, sorted.
 
     Of equal codes only the first takes part in further pairs, and it is paired with each of the others: a
     million equal pictures give a million links, not half a million million.
     """
-    equal, near_P2 = _near_classes(codes_NB, radius)
+    equal, near_P2 = _near_classes(codes_NB, radius, census)
     first_of_class = equal.order_N[equal.start_K]
-    own_first_N = np.repeat(first_of_class, equal.size_K)
-    star = np.stack([own_first_N, equal.order_N], 1)
-    return _sorted_pairs(np.concatenate([star[own_first_N != equal.order_N], first_of_class[near_P2]]))
+    return sorted_pairs(np.concatenate([_star(equal), first_of_class[near_P2]]))
+
+
+def equal_links(codes_NB: NDArray[np.uint8]) -> tuple[Ints, Ints]:
+    """The first of each set of equal codes (U,), and its links with the others (M, 2)."""
+    equal = _equal(codes_NB)
+    return equal.order_N[equal.start_K], _star(equal)
 
 
 def distances(codes_NB: NDArray[np.uint8], pairs_M2: Ints) -> Ints:
@@ -84,6 +106,13 @@ def distances(codes_NB: NDArray[np.uint8], pairs_M2: Ints) -> Ints:
         chunk = slice(start, start + _PAIRS_PER_CHUNK)
         result[chunk] = _differing(words_WN[:, pairs_M2[chunk, 0]], words_WN[:, pairs_M2[chunk, 1]])
     return result
+
+
+def sorted_pairs(pairs_M2: Ints) -> Ints:
+    """Pairs with the smaller index first, in ascending order."""
+    low, high = pairs_M2.min(1, initial=2**62), pairs_M2.max(1, initial=-1)
+    order = np.lexsort((high, low))
+    return np.stack([low[order], high[order]], 1)
 
 
 def classes_of(codes_NB: NDArray[np.uint8]) -> Ints:
@@ -111,23 +140,78 @@ def make_bands(order_B: Ints, radius: int, count: int) -> list[Band]:
     return bands
 
 
-def pairs_in_band(codes_NB: NDArray[np.uint8], band: Band, radius: int) -> Ints:
+def plan_bands(sample_SB: NDArray[np.uint8], n: int, radius: int, *, compare_all: bool = True) -> list[Band]:
+    """The bands with the smallest expected cost for n codes of which these are a sample; one empty band
+    where nothing beats comparing all (``compare_all=False``: never).
+
+    Bits are dealt out by how even they are, so that no band gets all the lopsided ones.
+    """
+    everything = [Band(np.empty(0, np.int64), 0)]
+    bits = sample_SB.shape[1] * 8
+    if compare_all and n <= _FEW_CODES:
+        return everything
+    skew_B = np.abs(np.unpackbits(sample_SB, axis=1).mean(0) - 0.5)
+    even_first = np.argsort(skew_B, kind="stable")
+    best, least = (everything, n * n / 2 * _SECONDS_TILED) if compare_all else ([], float("inf"))
+    for count in range(1, min(radius + 1, bits) + 1):
+        bands = make_bands(even_first, radius, count)
+        seconds = 0.0
+        for band in bands:
+            seconds += _expected_seconds(sample_SB, n, band)
+            if seconds >= least:
+                break
+        else:
+            best, least = bands, seconds
+    return best
+
+
+def partitions(codes_NB: NDArray[np.uint8], band: Band, bits: int) -> Ints:
+    """Which of 2^bits partitions each code is in (N,): the first ``bits`` bits of the band's key.
+
+    Codes that differ in at most ``tolerance`` bits of the band are in partitions whose numbers do.
+    """
+    return (_keys(codes_NB, band.columns[:bits])).astype(np.int64)
+
+
+def pairs_in_band(
+    codes_NB: NDArray[np.uint8],
+    band: Band,
+    radius: int,
+    *,
+    partition_bits: int = 0,
+    across: int = 0,
+    census: Census | None = None,
+) -> Ints:
     """The pairs (i, j), i < j, within the radius that also differ in at most ``tolerance`` bits of the band:
-    (P, 2), in no particular order. All bands together have all pairs."""
+    (P, 2), in no particular order. All bands together have all pairs.
+
+    With ``partition_bits`` only those pairs whose numbers of ``partitions`` differ by exactly the bits that
+    are set in ``across``.
+    """
     keys_N = _keys(codes_NB, band.columns)
     order_N = np.argsort(keys_N, kind="stable")
     buckets = _runs(keys_N[None, order_N], order_N)
+    if census and not across:
+        census.add(buckets.size_K)
     key_K = keys_N[order_N[buckets.start_K]].astype(np.int64) if band.tolerance else np.empty(0, np.int64)
     sorted_WN = _words(codes_NB)[:, order_N]
     found = [
         order_N[np.stack([a, b], 1)]
-        for first, second in _bucket_pairs(buckets, key_K, band)
+        for first, second in _bucket_pairs(buckets, key_K, band, (1 << partition_bits) - 1, across)
         for a, b in _compared(sorted_WN, buckets, first, second, radius)
     ]
     return np.sort(np.concatenate(found), axis=1) if found else np.empty((0, 2), np.int64)
 
 
-def _near_classes(codes_NB: NDArray[np.uint8], radius: int) -> tuple[_Buckets, Ints]:
+def _star(equal: _Buckets) -> Ints:
+    """Links of the first of each run with the others of it."""
+    first_N = np.repeat(equal.order_N[equal.start_K], equal.size_K)
+    return np.stack([first_N, equal.order_N], 1)[first_N != equal.order_N]
+
+
+def _near_classes(
+    codes_NB: NDArray[np.uint8], radius: int, census: Census | None = None
+) -> tuple[_Buckets, Ints]:
     """Classes of equal codes, and the pairs (P, 2) of different classes within the radius."""
     equal = _equal(codes_NB)
     classes = len(equal.start_K)
@@ -135,8 +219,8 @@ def _near_classes(codes_NB: NDArray[np.uint8], radius: int) -> tuple[_Buckets, I
         return equal, np.empty((0, 2), np.int64)
     distinct_UB = codes_NB[equal.order_N[equal.start_K]]
     found = np.empty(0, np.int64)
-    for band in _plan(distinct_UB, radius):
-        pairs_P2 = pairs_in_band(distinct_UB, band, radius)
+    for band in plan_bands(distinct_UB[:: -(-classes // SAMPLE)], classes, radius):
+        pairs_P2 = pairs_in_band(distinct_UB, band, radius, census=census)
         found = np.unique(np.concatenate([found, pairs_P2[:, 0] * classes + pairs_P2[:, 1]]))
     return equal, np.stack(np.divmod(found, classes), 1)
 
@@ -164,37 +248,12 @@ def _runs(sorted_WN: NDArray[np.unsignedinteger], order_N: Ints) -> _Buckets:
     return _Buckets(order_N, start_K, np.diff(np.r_[start_K, len(order_N)]))
 
 
-def _plan(codes_UB: NDArray[np.uint8], radius: int) -> list[Band]:
-    """The bands with the smallest expected cost; one empty band (compare all) where nothing beats it.
-
-    Bits are dealt out by how even they are, so that no band gets all the lopsided ones.
-    """
-    everything = [Band(np.empty(0, np.int64), 0)]
-    n, bits = len(codes_UB), codes_UB.shape[1] * 8
-    if n <= _FEW_CODES:
-        return everything
-    sample = codes_UB[:: -(-n // _SAMPLE)]
-    skew_B = np.abs(np.unpackbits(sample, axis=1).mean(0) - 0.5)
-    even_first = np.argsort(skew_B, kind="stable")
-    best, least = everything, n * n / 2 * _SECONDS_TILED
-    for count in range(1, min(radius + 1, bits) + 1):
-        bands = make_bands(even_first, radius, count)
-        seconds = 0.0
-        for band in bands:
-            seconds += _expected_seconds(sample, n, band)
-            if seconds >= least:
-                break
-        else:
-            best, least = bands, seconds
-    return best
-
-
 def _expected_seconds(sample: NDArray[np.uint8], n: int, band: Band) -> float:
     """Estimate from the share of pairs of a sample that fall into one bucket."""
     width = len(band.columns)
     masks = sum(comb(width, flips) for flips in range(1, min(band.tolerance, width) + 1))
     size_K = np.unique(_keys(sample, band.columns), return_counts=True)[1].astype(float)
-    together = float((size_K * (size_K - 1)).sum()) / (len(sample) * (len(sample) - 1))
+    together = float((size_K * (size_K - 1)).sum()) / max(1, len(sample) * (len(sample) - 1))
     each = _SECONDS_TILED if n * together > _TILED_FROM else _SECONDS_GATHERED
     # neighbouring buckets hold at most as many pairs, on average, as a bucket does with itself
     return (1 + masks) * n * n / 2 * together * each + masks * (n / 2 * _SECONDS_PROBED + _SECONDS_PER_MASK)
@@ -210,10 +269,16 @@ def _keys(codes_NB: NDArray[np.uint8], columns: Ints) -> Words:
     return keys.view("<u8").ravel().astype(np.uint64)
 
 
-def _bucket_pairs(buckets: _Buckets, key_K: Ints, band: Band) -> Iterator[tuple[Ints, Ints]]:
-    """Pairs of buckets to compare: each with itself, then with those a few flipped bits away, once each."""
-    several = np.flatnonzero(buckets.size_K > 1)
-    yield several, several
+def _bucket_pairs(
+    buckets: _Buckets, key_K: Ints, band: Band, low: int, across: int
+) -> Iterator[tuple[Ints, Ints]]:
+    """Pairs of buckets to compare: each with itself, then with those a few flipped bits away, once each.
+
+    Of the bits ``low`` of the keys exactly those in ``across`` are flipped.
+    """
+    if not across:
+        several = np.flatnonzero(buckets.size_K > 1)
+        yield several, several
     if not band.tolerance:
         return
     width = len(band.columns)
@@ -222,6 +287,8 @@ def _bucket_pairs(buckets: _Buckets, key_K: Ints, band: Band) -> Iterator[tuple[
     for flips in range(1, min(band.tolerance, width) + 1):
         for flipped in combinations(range(width), flips):
             mask = sum(1 << bit for bit in flipped)
+            if mask & low != across:
+                continue
             below = np.flatnonzero(key_K >> flipped[-1] & 1 == 0)  # the other half finds the same pairs
             partner = bucket_of_key[key_K[below] ^ mask]
             yield below[partner >= 0], partner[partner >= 0].astype(np.int64)
@@ -288,10 +355,3 @@ def _differing(one_W: Words, other_W: Words) -> NDArray[np.uint8] | NDArray[np.u
     for one, other in zip(one_W[1:], other_W[1:], strict=True):
         total += np.bitwise_count(one ^ other)
     return total
-
-
-def _sorted_pairs(pairs_M2: Ints) -> Ints:
-    """Pairs with the smaller index first, in ascending order."""
-    low, high = pairs_M2.min(1, initial=2**62), pairs_M2.max(1, initial=-1)
-    order = np.lexsort((high, low))
-    return np.stack([low[order], high[order]], 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, cast
 
@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 from dcgan_core import images
 from dcgan_core.artifacts import Manifest, Receipt, read_part, write_part
 from dcgan_core.config import DedupConfig, Json
-from dcgan_core.errors import CorruptArtifact, DecodeError
+from dcgan_core.dedup.licences import openness
+from dcgan_core.dedup.links import read_links
+from dcgan_core.errors import DecodeError
 from dcgan_core.progress import Progress
 from dcgan_core.stage import Part, Stage, Summary
 from dcgan_core.storage import Store
-from dcgan_core.tables import encode_table, read_all, read_rows, write_rows
+from dcgan_core.tables import LongTable, encode_table, read_rows, some_rows, write_rows
 
 if TYPE_CHECKING:
     from dcgan_core.dedup.autoencoder import Autoencoder, Fit
@@ -217,51 +219,105 @@ class Codes(Stage):
 
 @dataclass(frozen=True)
 class Dedup(Stage):
-    """Groups of crops whose codes are near, and which one of each group is kept."""
+    """Groups of crops whose codes are near, and which one of each group is kept.
+
+    A table for each table of codes. Only crops that have a link are held in memory together.
+    """
 
     artifact: ClassVar[str] = "dedup"
     flow: ClassVar[str] = "dedup"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     unit: ClassVar[str] = "crops"
 
     config: DedupConfig
 
     def settings(self) -> dict[str, Json]:
-        return self.config.identity("radius", "verify", "diameter", "rank")
+        return self.config.identity("radius", "verify", "verify_step", "diameter", "rank")
 
     def plan(self, store: Store) -> Sequence[Part]:
-        manifest = self.input_manifest(store, "codes")
-        return [Part(0, self.part_key(manifest.content), None, manifest.counts["crops"])]
+        contents = [self.input_manifest(store, name).content for name in sorted(self.inputs)]
+        return [Part(0, self.part_key(*contents), None, self.input_manifest(store, "codes").counts["crops"])]
 
     def work(self, store: Store, part: Part, progress: Progress) -> Receipt:
-        rows, refused = deduplicated(self._codes(store), self.config)
-        table = pa.Table.from_pandas(rows, schema=DEDUP, preserve_index=False)
-        data = encode_table(table.replace_schema_metadata(None))
-        file = write_part(store, self.address, "dedup-00000.parquet", data, rows=len(rows))
-        sizes = np.unique(rows["group"].dropna(), return_counts=True)[1]
-        whys = Counter(rows["why"])
-        counts = {
-            "crops": len(rows),
-            "kept": len(sizes),
-            "near_duplicates": int(sizes.sum()) - len(sizes),
-            "groups_of_duplicates": int((sizes > 1).sum()),
-            "largest_group": int(sizes.max()) if len(sizes) else 0,
-            "unlike_pairs": refused,
-        }
-        counts |= {why: whys[why] for why in ("undecodable", *WHYS)}
-        return Receipt(part=0, key=part.key, files=(file,), counts=counts)
+        codes = LongTable(store, self.input_manifest(store, "codes"), "codes-")
+        links_M2 = read_links(store, self.input_manifest(store, "links"), codes.rows)
+        linked_L, ends = np.unique(links_M2, return_inverse=True)
+        columns = ["key", "code", "file_hash", "pixel_hash", "score", "sharpness", "side"]
+        linked = codes.take(linked_L, columns)
+        if "licence" in self.config.rank:
+            linked["licence"] = _openness(store, self.input_manifest(store, "photos"), linked["key"])
+
+        def luma_of(places_P: NDArray[np.int64]) -> NDArray[np.uint8]:
+            return stacked(codes.take(linked_L[places_P], ["luma"])["luma"].tolist())
+
+        decided, refused = decide(linked, ends.reshape(-1, 2), self.config, luma_of)
+        decided.index = pd.Index(linked_L)
+        files, counts = [], Counter[str](dict.fromkeys((*_COUNTS, *WHYS), 0))
+        for number, (first, table) in enumerate(codes.tables(["key", "status"])):
+            own = decided.loc[first : first + len(table) - 1]
+            rows = _rows_of(table, first, cast(pd.DataFrame, own))
+            name = f"dedup-{number:05d}.parquet"
+            files.append(write_part(store, self.address, name, encode_table(rows), rows=len(rows)))
+            whys = Counter(rows.column("why").to_pylist())
+            counts.update(crops=len(rows), kept=whys.pop(None, 0))
+            counts.update(whys)
+            progress(first + len(table), codes.rows, "")
+        sizes = np.unique(decided["kept_key"], return_counts=True)[1]
+        counts["groups_of_duplicates"] = int((sizes > 1).sum())
+        counts["largest_group"] = int(sizes.max(initial=min(1, counts["kept"])))
+        counts["near_duplicates"] = counts["crops"] - counts["kept"] - counts["undecodable"]
+        counts["unlike_pairs"] = refused
+        return Receipt(part=0, key=part.key, files=tuple(files), counts=dict(counts))
 
     def finish(self, store: Store, receipts: Sequence[Receipt]) -> Summary:
         return Summary(counts=receipts[0].counts)
 
-    def _codes(self, store: Store) -> pd.DataFrame:
-        manifest = self.input_manifest(store, "codes")
-        columns = [name for name in CODES.names if name != "luma" or self.config.verify]
-        table = read_all(store, manifest, "codes-", columns).to_pandas()
-        lengths = {len(code) for code in table.loc[table["status"] == "ok", "code"]}
-        if len(lengths) > 1:
-            raise CorruptArtifact(str(manifest.address), f"it has codes of {sorted(lengths)} bytes")
-        return table
+
+_COUNTS = (
+    "crops",
+    "kept",
+    "near_duplicates",
+    "groups_of_duplicates",
+    "largest_group",
+    "unlike_pairs",
+    "undecodable",
+)
+
+
+def _openness(store: Store, photos: Manifest, keys: Iterable[str]) -> list[int]:
+    """How freely the photo of each crop may be used."""
+    photo_of = {key: key.rpartition("_")[0] for key in keys}
+    columns = ["key", "licence", "licence_url"]
+    found: dict[str, int] = {}
+    for file in photos.named("photos-"):
+        for row in some_rows(store, photos, file.name, set(photo_of.values()), columns):
+            said = [openness(row["licence"]), openness(row["licence_url"])]
+            found[row["key"]] = min(filter(None, said), default=0)
+    return [found.get(photo, 0) for photo in photo_of.values()]
+
+
+def _rows_of(table: pd.DataFrame, first: int, decided: pd.DataFrame) -> pa.Table:
+    """Rows of ``DEDUP`` for rows of ``CODES`` from number ``first`` on; what is not decided has no link."""
+    good = (table["status"] == "ok").to_numpy()
+    none = np.full(len(table), None, object)
+    places = decided.index.to_numpy() - first
+    keep, kept_key, why = (
+        good.copy(),
+        np.where(good, table["key"], none),
+        np.where(good, none, table["status"]),
+    )
+    distance = np.where(good, np.zeros(len(table), object), none)
+    for column, name in ((keep, "keep"), (kept_key, "kept_key"), (distance, "distance"), (why, "why")):
+        column[places] = decided[name].to_numpy()
+    return pa.Table.from_arrays(
+        [
+            pa.array(column, field.type, from_pandas=True)
+            for column, field in zip(
+                (table["key"], keep, kept_key, kept_key, distance, why), DEDUP, strict=True
+            )
+        ],
+        schema=DEDUP,
+    )
 
 
 def fit_as(
@@ -288,55 +344,53 @@ def fit_as(
     )
 
 
-def deduplicated(table: pd.DataFrame, config: DedupConfig) -> tuple[pd.DataFrame, int]:
-    """Rows of ``DEDUP``, sorted by key, for rows of ``CODES`` in any order, and how many pairs of near codes
-    were refused since their pictures are not alike."""
-    from dcgan_core.dedup.codes import correlation
-    from dcgan_core.dedup.groups import group
-    from dcgan_core.dedup.neighbours import distances, links_within
+def decide(
+    linked: pd.DataFrame,
+    links_M2: NDArray[np.int64],
+    config: DedupConfig,
+    luma_of: Callable[[NDArray[np.int64]], NDArray[np.uint8]],
+) -> tuple[pd.DataFrame, int]:
+    """Which of some linked crops are kept, and of how many links the pictures are not alike.
 
-    table = table.sort_values("key", ignore_index=True)
-    good = cast(pd.DataFrame, table.loc[table["status"] == "ok"]).reset_index(drop=True)
-    codes = stacked(good["code"].tolist())
+    ``linked`` are rows of ``CODES`` that have a code, the links are pairs of their places, and ``luma_of``
+    gives what pairs are verified by (P, 256) for places (P,). The result has ``keep``, ``kept_key``,
+    ``distance`` and ``why`` of ``DEDUP`` for each.
+    """
+    from dcgan_core.dedup.codes import correlation, needed_correlation
+    from dcgan_core.dedup.groups import group
+    from dcgan_core.dedup.neighbours import distances
+
+    codes = stacked(linked["code"].tolist())
     diameter = 2 * config.radius if config.diameter is None else config.diameter
-    verify = config.verify
-    luma = stacked(good["luma"].tolist()) if verify else np.empty((0, 0), np.uint8)
 
     def alike(pairs_P2: NDArray[np.int64]) -> NDArray[np.bool_]:
-        blocks = np.array_split(pairs_P2, len(pairs_P2) // _PAIRS_PER_BLOCK + 1)
-        found = [correlation(luma[block[:, 0]], luma[block[:, 1]]) >= verify for block in blocks]
+        places_U, ends = np.unique(pairs_P2, return_inverse=True)
+        luma, ends = luma_of(places_U), ends.reshape(-1, 2)
+        needed = needed_correlation(distances(codes, pairs_P2), config.verify, config.verify_step)
+        found = [np.empty(0, np.bool_)]
+        for start in range(0, len(ends), _PAIRS_PER_BLOCK):
+            block = slice(start, start + _PAIRS_PER_BLOCK)
+            found.append(correlation(luma[ends[block, 0]], luma[ends[block, 1]]) >= needed[block])
         return np.concatenate(found)
 
-    links = links_within(codes, config.radius)
-    rank = quality_rank(good, config.rank)
-    groups = group(codes, links, rank, diameter, alike if verify else None)
-    distance = distances(codes, np.stack([np.arange(len(good)), groups.keeper_N], axis=1))
+    rank = quality_rank(linked, config.rank)
+    groups = group(codes, links_M2, rank, diameter, alike if config.verify else None)
+    distance = distances(codes, np.stack([np.arange(len(linked)), groups.keeper_N], axis=1))
 
     def of_kept(column: str) -> NDArray[np.object_]:
-        return np.array(good[column], object)[groups.keeper_N]
+        return np.array(linked[column], object)[groups.keeper_N]
 
-    kept_key = of_kept("key")
     same_file, same_pixels = (
-        np.array(good[column], object) == of_kept(column) for column in ("file_hash", "pixel_hash")
+        np.array(linked[column], object) == of_kept(column) for column in ("file_hash", "pixel_hash")
     )
     why = np.select(
         [groups.kept_N, same_file, same_pixels, distance == 0, distance <= config.radius],
         np.array(["", *WHYS[:4]], object),
         default=WHYS[4],
     )
-    rows = pd.DataFrame(
-        {
-            "key": good["key"],
-            "keep": groups.kept_N,
-            "group": kept_key,
-            "kept_key": kept_key,
-            "distance": pd.array(distance, "Int32"),
-            "why": pd.Series(why, dtype=object).where(~groups.kept_N, None),
-        }
-    )
-    bad = table.loc[table["status"] != "ok", ["key", "status"]].rename(columns={"status": "why"})
-    rows = pd.concat([rows, bad.assign(keep=False)]) if len(bad) else rows
-    return rows.sort_values("key", ignore_index=True), groups.refused
+    columns = {"keep": groups.kept_N, "kept_key": of_kept("key"), "distance": distance}
+    columns["why"] = np.where(groups.kept_N, np.array(None, object), why)
+    return pd.DataFrame(columns), groups.refused
 
 
 def quality_rank(table: pd.DataFrame, order: Sequence[str]) -> NDArray[np.int64]:

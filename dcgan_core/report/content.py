@@ -90,6 +90,8 @@ class Data:
     radius_bits: int
     verify: float
     """Correlation that near pairs need as well; 0: none."""
+    gallery: str = ""
+    """First page of the gallery, from the folder of all artifacts; empty where there is none."""
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,8 @@ from dcgan_core.report.examples import (
 )
 from dcgan_core.storage import Store
 
+GALLERY = "index.html"
+"""First page of the gallery, among its parts."""
 MAX_GROUPS = 24
 PROGRESS_SHEETS = 8
 PROGRESS_TILES = 4
@@ -115,6 +117,7 @@ def _funnel(manifests: Mapping[str, Manifest]) -> list[FunnelStep]:
 
 def _data(store: Store, manifests: Mapping[str, Manifest], config: PipelineConfig) -> Data:
     photos, crops, dedup, codes = (manifests.get(name) for name in ("photos", "crops", "dedup", "codes"))
+    gallery = manifests.get("gallery")
     count = config.report.pictures
     drops = []
     if photos:
@@ -142,6 +145,7 @@ def _data(store: Store, manifests: Mapping[str, Manifest], config: PipelineConfi
         groups_found=dedup.counts["groups_of_duplicates"] if dedup else 0,
         radius_bits=config.dedup.radius,
         verify=config.dedup.verify,
+        gallery=gallery.address.part_path(GALLERY).partition("/")[2] if gallery else "",
     )
 
 

@@ -21,14 +21,26 @@ def render(content: Content, artifacts: str) -> str:
 
     All text is escaped: captions, reasons and class names come from outside.
     """
-    environment = Environment(
+    curves = {}
+    if training := content.training:
+        curves = {
+            "losses": Markup(curves_svg("losses", training.losses)),  # noqa: S704
+            "verdicts": Markup(curves_svg("verdicts", training.verdicts, limits=(-0.02, 1.02))),  # noqa: S704
+        }
+    template = environment().get_template("page.html.j2")
+    return template.render(content=content, artifacts=artifacts, curves=curves, max_classes=MAX_CLASSES)
+
+
+def environment() -> Environment:
+    """Templates of this folder, all that they insert escaped."""
+    made = Environment(
         loader=PackageLoader("dcgan_core.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
+    made.filters |= {
         "bytes": _bytes,
         "code": _code,
         "day": _day,
@@ -39,14 +51,7 @@ def render(content: Content, artifacts: str) -> str:
         "thousands": "{:,}".format,
         "words": lambda status: status.replace("_", " "),
     }
-    curves = {}
-    if training := content.training:
-        curves = {
-            "losses": Markup(curves_svg("losses", training.losses)),  # noqa: S704
-            "verdicts": Markup(curves_svg("verdicts", training.verdicts, limits=(-0.02, 1.02))),  # noqa: S704
-        }
-    template = environment.get_template("page.html.j2")
-    return template.render(content=content, artifacts=artifacts, curves=curves, max_classes=MAX_CLASSES)
+    return made
 
 
 def mistakes(confusion: Confusion) -> list[tuple[str, str, int]]:

@@ -31,6 +31,7 @@ EFFORT_FIELDS = {
     "scrape.max_failure_rate",
     "crop.weights",
     "crop.photo_seconds",
+    "dedup.codes_per_task",
     "train.log_every",
     "train.sample_every",
     "train.checkpoint_every",

@@ -23,7 +23,7 @@ from dcgan_core.verify import problems
 from tests.conftest import Tiny, make_all
 
 FACE = "face-07.jpg"
-HOLDING = {"codes", "dedup", "shards", "figures", "report"}
+HOLDING = {"codes", "links", "dedup", "gallery", "shards", "figures", "report"}
 
 
 def table(store: Store, kind: str) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The report in a real browser: no errors, nothing asked from outside, nothing cut off."""
+"""The report and the gallery in a real browser: no errors, nothing asked from outside, nothing cut off."""
 
 from __future__ import annotations
 
@@ -21,11 +21,15 @@ FLAGS = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 390])
-def test_the_report_opens_without_errors_or_requests(finished_root: Path, width: int) -> None:
+@pytest.mark.parametrize("name", ["report", "gallery", "groups-1", "largest", "sample", "apart"])
+def test_pages_open_without_errors_or_requests(finished_root: Path, name: str, width: int) -> None:
     playwright = pytest.importorskip("playwright.sync_api")
     if CHROMIUM is None:
         pytest.skip("no Chromium on this machine (apt-get install chromium)")
     page_file = finished_root / "report" / "index.html"
+    if name != "report":
+        (folder,) = (finished_root / "artifacts" / "gallery").iterdir()
+        page_file = folder / "parts" / f"{'index' if name == 'gallery' else name}.html"
     problems: list[str] = []
     requests: list[str] = []
     with playwright.sync_playwright() as driver:
@@ -35,6 +39,8 @@ def test_the_report_opens_without_errors_or_requests(finished_root: Path, width:
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("request", lambda request: requests.append(request.url))
         page.goto(page_file.as_uri())
+        page.evaluate("for (const each of document.images) each.loading = 'eager'")
+        page.wait_for_function("[...document.images].every(i => i.complete)")
         broken = page.evaluate("[...document.images].filter(i => !i.complete || !i.naturalWidth).length")
         overflow = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
         links = page.eval_on_selector_all("a[href]", "all => all.map(a => a.getAttribute('href'))")

@@ -124,13 +124,16 @@ def test_the_whole_pipeline_runs_from_its_deployment(up: Up, tiny: Tiny) -> None
     assert (Path(up.root) / "report" / "index.html").stat().st_size > 10_000
     kinds = {artifact["type"] for artifact in up.filtered("artifacts")}
     assert {"table", "markdown", "image", "progress"} <= kinds
+    links = {artifact["key"]: artifact["data"] for artifact in up.filtered("artifacts")}
+    for name in ("gallery", "report"):
+        assert f"(file://{up.root}/artifacts/{name}/" in links[f"{name}-page"]
 
 
 def test_a_second_run_is_all_cached(up: Up, tiny: Tiny) -> None:
     done = up.run("dcgan/full-pipeline", tiny)
     assert done.returncode == 0, done.stdout
     states = up.task_states_of_latest("dcgan")
-    assert len(states) == 11
+    assert len(states) == 13
     assert set(states.values()) == {"Cached"}
 
 
@@ -138,7 +141,13 @@ def test_dedup_alone_with_another_radius_makes_only_dedup_anew(up: Up, tiny: Tin
     done = up.run("dedup/default", tiny, dedup__radius=3)
     assert done.returncode == 0, done.stdout
     states = up.task_states_of_latest("dedup")
-    assert states == {"autoencoder": "Cached", "codes": "Cached", "dedup": "Completed"}
+    assert states == {
+        "autoencoder": "Cached",
+        "codes": "Cached",
+        "links": "Completed",
+        "dedup": "Completed",
+        "gallery": "Completed",
+    }
 
 
 def test_a_stage_without_its_input_says_what_to_run(up: Up, tiny: Tiny) -> None:

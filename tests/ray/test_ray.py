@@ -51,6 +51,25 @@ def test_parts_done_on_ray_are_the_bytes_of_parts_done_here(
     assert shown
 
 
+@pytest.mark.parametrize("slots", [1, 2])
+def test_codes_shuffled_and_compared_on_ray_give_the_groups_of_one_process(
+    tiny: Tiny, finished_store: Store, backend: RayBackend, slots: int
+) -> None:
+    config = tiny.changed(dedup__codes_per_task=6)
+    stages = {stage.artifact: stage for stage in load_pipeline(tiny.preset, config, upto="dedup").stages}
+    links, dedup = stages["links"], stages["dedup"]
+    whole = read_manifest(finished_store, dedup.address)  # where it lies does not depend on how it is made
+    worked = RayBackend(backend.place.model_copy(update={"slots": slots}))
+    for stage in (links, dedup):
+        run(stage, finished_store, worked, refresh=True)
+    split = read_manifest(finished_store, links.address)
+    again = read_manifest(finished_store, dedup.address)
+    assert whole and split and again
+    assert len(split.parts) > 10
+    assert split.provenance["backend"] == worked.name
+    assert again.content == whole.content
+
+
 @dataclass(frozen=True)
 class Refusing(Train):
     """A training that finds its configuration wrong on the worker."""

@@ -3,32 +3,45 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dcgan_core.artifacts import Manifest, find, read_manifest, read_part, write_manifest, write_part
+from dcgan_core.artifacts import (
+    Address,
+    Manifest,
+    Receipt,
+    find,
+    read_manifest,
+    read_part,
+    write_manifest,
+    write_part,
+)
 from dcgan_core.backend import LocalBackend
 from dcgan_core.config import DedupConfig
-from dcgan_core.dedup.stage import CODES, DEDUP, deduplicated
+from dcgan_core.dedup import neighbours
+from dcgan_core.dedup.links import Links
+from dcgan_core.dedup.stage import CODES, DEDUP, Dedup
 from dcgan_core.errors import ConfigError, CorruptArtifact, MissingArtifact
 from dcgan_core.pipeline import load_pipeline
-from dcgan_core.stage import Artifact, Stage, run
+from dcgan_core.progress import Progress
+from dcgan_core.stage import Artifact, Backend, Part, Stage, run
 from dcgan_core.storage import Store
 from dcgan_core.tables import decode_table, encode_table, read_all
 from tests.conftest import Tiny, set_changed
 
 
-def codes_table(n: int, seed: int = 0, **columns: Any) -> pd.DataFrame:
+def codes_table(n: int, seed: int = 0, spread: float = 0.04, **columns: Any) -> pd.DataFrame:
     """Rows of ``CODES``: 32-bit codes around few centres, some of equal files or pixels, some undecodable."""
     rng = np.random.default_rng(seed)
-    bits = rng.integers(0, 2, (4, 32))[rng.integers(0, 4, n)] ^ (rng.random((n, 32)) < 0.04)
+    bits = rng.integers(0, 2, (4, 32))[rng.integers(0, 4, n)] ^ (rng.random((n, 32)) < spread)
     rows = pd.DataFrame(
         {
             "key": [f"{number:03d}_0" for number in range(n)],
@@ -46,10 +59,47 @@ def codes_table(n: int, seed: int = 0, **columns: Any) -> pd.DataFrame:
     return rows.assign(**columns)
 
 
+class Groups(NamedTuple):
+    """What the stages `links` and `dedup` make of a table of codes."""
+
+    rows: pd.DataFrame
+    counts: dict[str, int]
+    files: list[str]
+    """Hashes of the tables."""
+    links: Manifest
+
+
+def grouped(table: pd.DataFrame, files: int = 2, backend: Backend | None = None, **settings: Any) -> Groups:
+    """Run both over a table of codes that lies in some files."""
+    config = DedupConfig(**settings)
+    with tempfile.TemporaryDirectory() as root:
+        store, codes = Store(root), Address("codes", "0123456789abcdef")
+        receipts = []
+        for number, at in enumerate(np.array_split(np.arange(len(table)), files)):
+            rows = pa.Table.from_pandas(table.iloc[at], CODES, preserve_index=False)
+            name, data = f"codes-{number:05d}.parquet", encode_table(rows.replace_schema_metadata(None))
+            file = write_part(store, codes, name, data, rows=len(rows))
+            receipts.append(Receipt(part=number, key=file.sha256, files=(file,)))
+        made = {"inputs": {}, "config": {}, "source": {}, "metrics": {}, "provenance": {}, "seed": 0}
+        made |= {"counts": {"crops": len(table)}, "parts": tuple(receipts), "predecessor": None}
+        write_manifest(
+            store,
+            Manifest(schema_version=1, artifact="codes", fingerprint=codes.fingerprint, version=1, **made),
+        )
+        links = Links(0, {"codes": codes}, "preset", config)
+        dedup = Dedup(0, {"codes": codes, "links": links.address}, "preset", config)
+        for stage in (links, dedup):
+            run(stage, store, backend or LocalBackend(1))
+        manifest = manifest_of(store, dedup)
+        hashes = [file.sha256 for file in manifest.files]
+        rows = read_all(store, manifest, "dedup-")
+        assert rows.schema == DEDUP
+        frame = pd.DataFrame(rows.to_pylist(), columns=DEDUP.names, dtype=object)
+        return Groups(frame, manifest.counts, hashes, manifest_of(store, links))
+
+
 def made(table: pd.DataFrame, **settings: Any) -> pd.DataFrame:
-    rows, _ = deduplicated(table, DedupConfig(**settings))
-    pa.Table.from_pandas(rows, schema=DEDUP, preserve_index=False)  # the types are right
-    return rows
+    return grouped(table, **settings).rows
 
 
 @given(st.integers(0, 40), st.integers(0, 10**6), st.sampled_from([0, 2, 8]), st.sampled_from([None, 3, 40]))
@@ -60,9 +110,8 @@ def test_rows_do_not_depend_on_the_order_of_the_codes(
     bad = np.random.default_rng(seed).random(n) < 0.1
     table.loc[bad, ["status", "code", "luma"]] = ["undecodable", None, None]
     rows = made(table, radius=radius, diameter=diameter)
-    assert rows.equals(
-        made(table.sample(frac=1, random_state=seed % 2**32), radius=radius, diameter=diameter)
-    )
+    shuffled = made(table.sample(frac=1, random_state=seed), files=3, radius=radius, diameter=diameter)
+    assert rows.equals(shuffled.sort_values("key", ignore_index=True))
     assert rows["key"].tolist() == table["key"].tolist()
     assert (rows["why"] == "undecodable").tolist() == bad.tolist()
     grouped = rows[~bad]
@@ -94,12 +143,24 @@ def test_near_codes_of_unlike_pictures_are_refused_and_counted() -> None:
     table = codes_table(4, score=[9, 8, 7, 6])
     table["code"] = [code.tobytes() for code in np.packbits(bits, axis=1)]
     table.loc[2, "luma"] = bytes(range(255, -1, -1))
-    rows, refused = deduplicated(table, DedupConfig(radius=3))
+    groups = grouped(table, radius=3)
     # the first two are near and alike; the third is upside down, and the fourth has the third's code
-    assert rows["kept_key"].tolist() == ["000_0", "000_0", "002_0", "002_0"]
-    assert refused == 2
-    rows, refused = deduplicated(table, DedupConfig(radius=3, verify=0.0))
-    assert (rows["kept_key"].nunique(), refused) == (1, 0)
+    assert groups.rows["kept_key"].tolist() == ["000_0", "000_0", "002_0", "002_0"]
+    assert groups.counts["unlike_pairs"] == 2
+    groups = grouped(table, radius=3, verify=0.0)
+    assert (groups.rows["kept_key"].nunique(), groups.counts["unlike_pairs"]) == (1, 0)
+
+
+def test_far_codes_need_more_alike_pictures() -> None:
+    bits = np.zeros((2, 32), np.uint8)
+    table = codes_table(2, score=[9, 8])
+    noisy = np.random.default_rng(0).normal(np.arange(256), 20)
+    table.loc[1, "luma"] = noisy.clip(0, 255).astype(np.uint8).tobytes()
+    for far, kept in ((12, 1), (16, 2)):  # the pictures correlate at 0.96
+        bits[1, :far] = 1
+        table["code"] = [code.tobytes() for code in np.packbits(bits, axis=1)]
+        assert made(table, radius=16, verify=0.9, verify_step=0.02)["keep"].tolist().count(True) == kept
+        assert made(table, radius=16, verify=0.9, verify_step=0.0)["keep"].tolist().count(True) == 1
 
 
 def test_the_one_to_keep_is_chosen_by_the_configured_order() -> None:
@@ -169,7 +230,7 @@ def test_a_corrupt_crop_is_a_row_with_a_reason_and_the_rest_goes_on(own_tiny: Ti
     run_all(store, {name: stages[name] for name in ("photos", "crops")})
     crops = manifest_of(store, stages["crops"])
     rewrite(store, crops, crops.named("crops-")[0].name, damaged)
-    run_all(store, {name: stages[name] for name in ("autoencoder", "codes", "dedup")})
+    run_all(store, {name: stages[name] for name in ("autoencoder", "codes", "links", "dedup")})
     bad = [
         row for row in read_all(store, find(store, "codes"), "codes-").to_pylist() if row["status"] != "ok"
     ]
@@ -182,6 +243,60 @@ def test_a_corrupt_crop_is_a_row_with_a_reason_and_the_rest_goes_on(own_tiny: Ti
     assert counts["kept"] + counts["near_duplicates"] + counts["undecodable"] == counts["crops"]
 
 
+@settings(max_examples=20, deadline=None)
+@given(
+    n=st.integers(3, 200),
+    seed=st.integers(0, 10**6),
+    radius=st.integers(0, 16),
+    most=st.integers(12, 100),
+    files=st.integers(1, 7),
+    spread=st.sampled_from([0.04, 0.2, 0.5]),
+)
+def test_codes_compared_in_bands_give_the_bytes_of_codes_compared_in_one_piece(
+    n: int, seed: int, radius: int, most: int, files: int, spread: float
+) -> None:
+    table = codes_table(n, seed, spread)
+    table.loc[1, ["status", "code", "luma"]] = ["undecodable", None, None]
+    whole = grouped(table, files, radius=radius)
+    split = grouped(table, files, radius=radius, codes_per_task=most)
+    assert split.files == whole.files
+    assert split.counts == whole.counts
+    assert len(whole.links.parts) == 1
+    assert (len(split.links.parts) > 1) == (n > most)
+
+
+def test_a_split_comparison_holds_little_at_a_time_and_reports_crowded_buckets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(neighbours, "OVERSIZED", 4)
+    table = codes_table(4000, spread=0.5)
+    found = grouped(table, 16, radius=3, codes_per_task=1000)
+    assert found.links.counts["largest_partition"] <= 700  # of 4000
+    assert found.links.counts["largest_bucket"] > 4
+    assert found.links.counts["oversized_buckets"] > 0
+    blocks = [part for part in found.links.parts if "rows" in part.metrics]
+    assert len(blocks) == 8
+    assert all(sum(band) == 500 for block in blocks for band in block.metrics["rows"])
+
+
+def test_bytes_lost_between_the_waves_are_noticed(
+    monkeypatch: pytest.MonkeyPatch, finished_store: Store, tiny: Tiny
+) -> None:
+    links = stages_of(tiny, dedup__codes_per_task=6, dedup__radius=1)["links"]
+    work = Links.work
+
+    def damaging(self: Links, store: Store, part: Part, progress: Progress) -> Receipt:
+        if part.wave:
+            path = links.address.part_path("bands-00000.bin")
+            data = store.read_bytes(path)
+            store.write_bytes(path, bytes(byte ^ 1 for byte in data))
+        return work(self, store, part, progress)
+
+    monkeypatch.setattr(Links, "work", damaging)
+    with pytest.raises(CorruptArtifact, match=r"bands-00000\.bin.*differ from what was written"):
+        run(links, finished_store, LocalBackend(1))
+
+
 def test_codes_of_two_lengths_are_refused_by_name(finished_store: Store, tiny: Tiny) -> None:
     codes = find(finished_store, "codes")
 
@@ -191,8 +306,10 @@ def test_codes_of_two_lengths_are_refused_by_name(finished_store: Store, tiny: T
         return pa.Table.from_pylist(rows, CODES)
 
     rewrite(finished_store, codes, codes.named("codes-")[0].name, shorten)
-    with pytest.raises(CorruptArtifact, match=rf"codes/{codes.fingerprint}.*\[3, 16\] bytes"):
-        run(stages_of(tiny, dedup__radius=1)["dedup"], finished_store, LocalBackend(1))
+    for most in (1000, 6):  # in one piece, and split
+        stages = stages_of(tiny, dedup__radius=1, dedup__codes_per_task=most)
+        with pytest.raises(CorruptArtifact, match=rf"codes/{codes.fingerprint}.*\[3, 16\] bytes"):
+            run(stages["links"], finished_store, LocalBackend(1))
 
 
 def test_bits_are_reported_as_of_all_codes_whatever_the_parts(finished_store: Store) -> None:
@@ -242,6 +359,29 @@ def test_groups_do_not_depend_on_how_photos_are_divided_into_parts(own_tiny: Tin
         run_all(store, stages)
         tables.append(read_all(store, manifest_of(store, stages["dedup"]), "dedup-"))
     assert tables[0].equals(tables[1])
+
+
+def test_the_freest_licence_is_kept_where_it_is_asked_for(own_tiny: Tiny, store: Store) -> None:
+    stages = stages_of(own_tiny, dedup__rank=["licence", "score"])
+    run_all(store, {name: stages[name] for name in ("photos", "crops", "autoencoder", "codes", "links")})
+    links = read_all(store, find(store, "links"), "links-").to_pylist()
+    keys = read_all(store, find(store, "codes"), "codes-")["key"].to_pylist()
+    a, b = keys[links[0]["a"]], keys[links[0]["b"]]
+    for freest in (a, b):
+
+        def licensed(photos: pa.Table, freest: str = freest) -> pa.Table:
+            rows = photos.to_pylist()
+            for row in rows:
+                row["licence"] = "CC0" if freest.startswith(row["key"]) else "CC BY 2.0"
+            return pa.Table.from_pylist(rows, photos.schema)
+
+        photos = manifest_of(store, stages["photos"])
+        for file in photos.named("photos-"):
+            rewrite(store, manifest_of(store, stages["photos"]), file.name, licensed)
+        run(stages["dedup"], store, LocalBackend(1), refresh=True)
+        rows = {row["key"]: row for row in read_all(store, find(store, "dedup"), "dedup-").to_pylist()}
+        assert rows[freest]["keep"]
+        assert {rows[a]["kept_key"], rows[b]["kept_key"]} == {freest}
 
 
 def test_an_encoder_that_is_none_is_refused(own_tiny: Tiny, store: Store) -> None:

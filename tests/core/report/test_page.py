@@ -30,7 +30,7 @@ ACTIVE_ELEMENTS = {"script", "iframe", "object", "embed", "form", "input", "butt
 LOADING = {"src", "href", "srcset", "action", "poster", "data", "background", "formaction", "xlink:href"}
 
 
-class _Elements(HTMLParser):
+class Elements(HTMLParser):
     """Every start tag of a page with its attributes."""
 
     def __init__(self, page: str) -> None:
@@ -65,11 +65,11 @@ def test_hostile_words_of_the_web_stay_words(
 ) -> None:
     page = render(gather(store, manifests, config, HOSTILE), artifacts="../artifacts")
     assert page.count("&lt;script&gt;") >= 4  # caption, reason, class, preset
-    tags = {tag for tag, _ in _Elements(page).found}
+    tags = {tag for tag, _ in Elements(page).found}
     assert not tags & ACTIVE_ELEMENTS
     assert "<script" not in page
     assert not [
-        name for _, attributes in _Elements(page).found for name in attributes if name.startswith("on")
+        name for _, attributes in Elements(page).found for name in attributes if name.startswith("on")
     ]
 
 
@@ -77,7 +77,7 @@ def test_nothing_is_asked_of_the_network(
     store: Store, manifests: dict[str, Manifest], config: PipelineConfig
 ) -> None:
     page = render(gather(store, manifests, config, "demo"), artifacts="../artifacts")
-    elements = _Elements(page).found
+    elements = Elements(page).found
     addresses = [value for _, attributes in elements for name, value in attributes.items() if name in LOADING]
     assert len(addresses) > 20
     assert all(address.startswith(("data:", "#", "../artifacts/")) for address in addresses)

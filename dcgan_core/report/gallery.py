@@ -1,0 +1,314 @@
+"""What the gallery of near duplicates shows: groups, collisions to judge by eye, pairs just not grouped."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from dcgan_core.artifacts import Manifest
+from dcgan_core.config import DedupConfig
+from dcgan_core.storage import Store
+from dcgan_core.tables import LongTable, some_rows
+
+GROUPS_PER_PAGE = 40
+LARGEST = 12
+"""Groups on the page of the largest ones."""
+LARGEST_MEMBERS, MEMBERS = 24, 8
+"""Crops shown of one group, there and elsewhere."""
+COLLISIONS = 100
+"""Crops left out that are drawn for judging precision by eye."""
+APART = 40
+"""Pairs shown of each kind that were not grouped."""
+
+_COMPARISONS = 10**9
+_QUERIES = 64
+_DRAWN = 2000
+_LOOKED_AT = 20_000
+_FAR = 2**15
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a crop comes from (untrusted text)."""
+
+    url: str = ""
+    """A web page or picture, http or https; empty where the photo is a file."""
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One crop on a page."""
+
+    row: int
+    key: str
+    kept: bool = False
+    distance: int = 0
+    """Bits in which its code differs from that of the other, or of the one kept."""
+    correlation: float = 1.0
+    """Of the two pictures, 16x16 in grey."""
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A group, the kept crop first, then by distance."""
+
+    members: tuple[Shown, ...]
+    size: int
+
+    @property
+    def more(self) -> int:
+        return self.size - len(self.members)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two crops side by side."""
+
+    one: Shown
+    other: Shown
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Everything on the pages but the pictures."""
+
+    counts: Mapping[str, int]
+    radius: int
+    verify: float
+    verify_step: float
+    by_distance: tuple[int, ...]
+    """Crops left out by their distance from the kept one, 0 to the largest there is."""
+    groups: tuple[Cluster, ...]
+    largest: tuple[Cluster, ...]
+    collisions: tuple[Pair, ...]
+    refused: tuple[Pair, ...]
+    """Codes within the radius, kept apart; the most alike first."""
+    beyond: tuple[Pair, ...]
+    """The closest kept crops whose codes are beyond the radius."""
+    compared: int
+    """Kept crops whose neighbours beyond the radius were looked for."""
+
+    @property
+    def rows(self) -> Ints:
+        """Rows of all crops that are shown, ascending."""
+        shown = [member.row for each in (*self.groups, *self.largest) for member in each.members]
+        for pair in (*self.collisions, *self.refused, *self.beyond):
+            shown += [pair.one.row, pair.other.row]
+        return np.unique(np.array(shown, np.int64))
+
+
+def choose(
+    store: Store, dedup: Manifest, codes: Manifest, links_M2: Ints, config: DedupConfig, seed: int
+) -> Gallery:
+    """Choose what to show; what is drawn depends on keys and the seed, not on how crops lie in files."""
+    table, code_table = LongTable(store, dedup, "dedup-"), LongTable(store, codes, "codes-")
+    sizes, widest, by_distance = Counter[str](), Counter[str](), Counter[int]()
+    drawn: list[tuple[float, int]] = []
+    for first, rows in table.tables(["key", "kept_key", "distance", "keep", "why"]):
+        out = rows.loc[~rows["keep"] & rows["kept_key"].notna()]
+        sizes.update(out["kept_key"].tolist())
+        by_distance.update(out["distance"].astype(int).tolist())
+        for name, distance in out.groupby("kept_key")["distance"].max().items():
+            widest[str(name)] = max(widest[str(name)], int(distance))
+        judged = out.loc[~out["why"].isin(["same_file", "same_pixels"]), "key"]
+        places = [(_share(key, seed), first + int(at)) for at, key in judged.items()]
+        drawn = heapq.nsmallest(COLLISIONS, [*drawn, *places])
+    largest = heapq.nsmallest(LARGEST, sizes, key=lambda name: (-sizes[name], name))
+    some = heapq.nsmallest(config.gallery_groups, sizes, key=lambda name: (_share(name, seed), name))
+    some = sorted(some, key=lambda name: (-widest[name], name))
+    drawn_rows = [row for _, row in drawn]
+    sampled = table.take(np.array(drawn_rows, np.int64), ["kept_key", "why"])
+    members = _members(table, [*largest, *some, *sampled["kept_key"]])
+    view = _View(code_table)
+    kept_row = dict(
+        zip(members.loc[members["keep"], "key"], members.loc[members["keep"], "row"], strict=True)
+    )
+    by_group = dict(list(members.groupby("kept_key")))
+    collisions = _pairs(
+        view,
+        drawn_rows,
+        [kept_row[name] for name in sampled["kept_key"]],
+        sampled["why"].tolist(),
+    )
+    refused = _refused(table, view, links_M2, config)
+    beyond, compared = _beyond(table, view, config.radius, seed)
+    return Gallery(
+        counts=dedup.counts,
+        radius=config.radius,
+        verify=config.verify,
+        verify_step=config.verify_step,
+        by_distance=tuple(by_distance[bits] for bits in range(max(by_distance, default=-1) + 1)),
+        groups=tuple(_cluster(view, by_group[name], MEMBERS) for name in some),
+        largest=tuple(_cluster(view, by_group[name], LARGEST_MEMBERS) for name in largest),
+        collisions=tuple(sorted(collisions, key=lambda pair: (pair.one.distance, pair.one.key))),
+        refused=refused,
+        beyond=beyond,
+        compared=compared,
+    )
+
+
+def read_pictures(
+    store: Store, codes: Manifest, crops: Manifest, photos: Manifest, rows_L: Ints
+) -> dict[int, tuple[bytes, Source]]:
+    """Image bytes and source of crops, by their rows in the tables of codes.
+
+    Only row groups that hold one of them are read; their hashes were checked when the codes were made.
+    """
+    table = LongTable(store, codes, "codes-")
+    keys = dict(zip(rows_L.tolist(), table.take(rows_L, ["key"])["key"], strict=True))
+    row_of = {key: row for row, key in keys.items()}
+    images: dict[int, bytes] = {}
+    sources: dict[int, Source] = {}
+    crop_files, photo_files = crops.named("crops-"), photos.named("photos-")
+    numbers = table.files_of(rows_L)
+    for number in np.unique(numbers).tolist():
+        wanted = {keys[row] for row in rows_L[numbers == number].tolist()}
+        photo_of = {}
+        for row in some_rows(store, crops, crop_files[number].name, wanted, ["key", "photo_key", "image"]):
+            images[row_of[row["key"]]] = row["image"]
+            photo_of[row["key"]] = row["photo_key"]
+        if number >= len(photo_files):
+            continue
+        name, columns = photo_files[number].name, ["key", "url", "page_url", "credit", "artist"]
+        found = {row["key"]: row for row in some_rows(store, photos, name, set(photo_of.values()), columns)}
+        sources |= {row_of[key]: _source(found[photo]) for key, photo in photo_of.items() if photo in found}
+    return {row: (data, sources.get(row, Source())) for row, data in images.items()}
+
+
+class _View:
+    """Codes and grey pictures of some rows, read when they are asked for."""
+
+    def __init__(self, table: LongTable) -> None:
+        self.table = table
+
+    def compared(self, ends_P2: Ints) -> tuple[list[list[str]], Ints, NDArray[np.float64]]:
+        """Keys (P, 2), distances (P,) and correlations (P,) of pairs of rows."""
+        from dcgan_core.dedup.codes import correlation
+        from dcgan_core.dedup.neighbours import distances
+
+        if not len(ends_P2):
+            return [], np.empty(0, np.int64), np.empty(0)
+        rows_U, places = np.unique(ends_P2, return_inverse=True)
+        found = self.table.take(rows_U, ["key", "code", "luma"])
+        codes, lumas = (_stacked(found[name]) for name in ("code", "luma"))
+        places_P2 = places.reshape(-1, 2)
+        keys = found["key"].to_numpy()[places_P2].tolist()
+        alike = correlation(lumas[places_P2[:, 0]], lumas[places_P2[:, 1]])
+        return keys, distances(codes, places_P2), alike
+
+
+def _members(table: LongTable, names: list[str]) -> pd.DataFrame:
+    """All rows of some groups, with their numbers."""
+    found = []
+    for first, rows in table.tables(["key", "keep", "kept_key", "distance", "why"]):
+        rows = rows.loc[rows["kept_key"].isin(names)]
+        found.append(rows.assign(row=rows.index.to_numpy(np.int64) + first))
+    members = pd.concat(found, ignore_index=True)
+    return members.sort_values(["keep", "distance", "key"], ascending=[False, True, True], ignore_index=True)
+
+
+def _cluster(view: _View, members: pd.DataFrame, shown: int) -> Cluster:
+    rows = members["row"].head(shown).tolist()
+    _, _, alike = view.compared(np.array([[rows[0], row] for row in rows], np.int64))
+    return Cluster(
+        tuple(
+            Shown(member["row"], member["key"], member["keep"], member["distance"], like, member["why"] or "")
+            for member, like in zip(members.head(shown).to_dict("records"), alike.tolist(), strict=True)
+        ),
+        size=len(members),
+    )
+
+
+def _pairs(view: _View, ones: list[int], others: list[int], whys: list[str]) -> list[Pair]:
+    """Pairs of rows side by side, the second one kept."""
+    ends = np.array([ones, others], np.int64).T.reshape(-1, 2)
+    keys, far, alike = view.compared(ends)
+    return [
+        Pair(Shown(one, names[0], False, bits, like, why), Shown(other, names[1], True, bits, like))
+        for (one, other), names, bits, like, why in zip(
+            ends.tolist(), keys, far.tolist(), alike.tolist(), whys, strict=True
+        )
+    ]
+
+
+def _refused(table: LongTable, view: _View, links_M2: Ints, config: DedupConfig) -> tuple[Pair, ...]:
+    """Linked crops that are kept both, the most alike first; of very many, some evenly spread."""
+    from dcgan_core.dedup.codes import needed_correlation
+
+    kept_N = np.concatenate(
+        [np.empty(0, np.bool_), *(rows["keep"].to_numpy(bool) for _, rows in table.tables(["keep"]))]
+    )
+    apart = links_M2[kept_N[links_M2].all(1)]
+    apart = apart[:: -(-len(apart) // _LOOKED_AT) or 1]
+    keys, far, alike = view.compared(apart)
+    best = sorted(range(len(apart)), key=lambda at: (-alike[at], far[at], keys[at]))[:APART]
+    pairs = _pairs(view, apart[best, 0].tolist(), apart[best, 1].tolist(), [""] * len(best))
+    like_enough = alike[best] >= needed_correlation(far[best], config.verify, config.verify_step)
+    return tuple(
+        Pair(
+            replace(pair.one, why="not of one group" if alike else ""),
+            replace(pair.other, kept=False),
+        )
+        for pair, alike in zip(pairs, like_enough, strict=True)
+    )
+
+
+def _beyond(table: LongTable, view: _View, radius: int, seed: int) -> tuple[tuple[Pair, ...], int]:
+    """The closest pairs of kept crops beyond the radius, of some drawn ones with all; and how many."""
+    from dcgan_core.dedup.neighbours import hamming
+
+    total = max(1, table.rows)
+    queries = max(_QUERIES, min(_LOOKED_AT, _COMPARISONS // total))
+    drawn: list[tuple[float, int]] = []
+    for first, rows in table.tables(["key", "keep"]):
+        kept = rows.loc[rows["keep"], "key"]
+        places = [(_share(key, seed), first + int(at)) for at, key in kept.items()]
+        drawn = heapq.nsmallest(queries, [*drawn, *places])
+    query_rows = np.sort(np.array([row for _, row in drawn], np.int64))
+    query_codes = _stacked(view.table.take(query_rows, ["code"])["code"])
+    best: list[tuple[int, int, int]] = []
+    for (first, kept), (_, codes) in zip(table.tables(["keep"]), view.table.tables(["code"]), strict=True):
+        rows_N = first + np.flatnonzero(kept["keep"])
+        if not len(rows_N) or not len(query_rows):
+            continue
+        codes_NB = _stacked(codes["code"].to_numpy()[kept["keep"].to_numpy(bool)])
+        for start in range(0, len(query_rows), _QUERIES):
+            block = slice(start, start + _QUERIES)
+            far_QN = hamming(query_codes[block], codes_NB)
+            worst = best[-1][0] if len(best) == APART else _FAR
+            q, n = np.nonzero((far_QN > radius) & (far_QN <= worst))
+            if len(q) > _DRAWN:  # at the beginning nearly all are better than nothing
+                keep = np.argsort(far_QN[q, n], kind="stable")[:_DRAWN]
+                q, n = q[keep], n[keep]
+            ends = np.sort(np.stack([query_rows[block][q], rows_N[n]], 1), axis=1)
+            found = {(int(d), int(a), int(b)) for d, (a, b) in zip(far_QN[q, n], ends, strict=True)}
+            best = heapq.nsmallest(APART, {*best, *found})
+    pairs = _pairs(view, [a for _, a, _ in best], [b for _, _, b in best], [""] * len(best))
+    return tuple(Pair(pair.one, replace(pair.other, kept=False)) for pair in pairs), len(query_rows)
+
+
+def _source(photo: Mapping[str, object]) -> Source:
+    page, url = (str(photo[name] or "") for name in ("page_url", "url"))
+    link = next((each for each in (page, url) if each.startswith(("http://", "https://"))), "")
+    return Source(link, url.rpartition("/")[2] or url)
+
+
+def _stacked(column: Iterable[bytes]) -> NDArray[np.uint8]:
+    packed = list(column)
+    return np.frombuffer(b"".join(packed), np.uint8).reshape(len(packed), -1 if packed else 0)
+
+
+def _share(key: str, seed: int) -> float:
+    """A number in [0, 1) that depends on the key and the seed alone."""
+    return int.from_bytes(hashlib.sha256(f"gallery:{seed}:{key}".encode()).digest()[:8]) / 2**64
