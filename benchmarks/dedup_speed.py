@@ -6,6 +6,8 @@ Each size runs in a process of its own on one thread. ``random`` codes are 128 e
 bits that are set with a probability between 0.02 and 0.98 and gather around 1,000 centres. In both, one code
 in ten is a copy of another with 0 to 6 bits flipped. Only the random codes run at every size and radius;
 skewed codes have more real neighbours the more there are, so that no exact method is linear on them.
+``shuffled`` is the stage `links` over the same random codes with 1, 4 and 16 times the codes that one task
+compares, in two processes.
 """
 
 from __future__ import annotations
@@ -14,16 +16,34 @@ import argparse
 import json
 import math
 import sys
+import tempfile
 import time
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from benchmarks.common import alone, peak_gib, print_result
+from dcgan_core.artifacts import (
+    SCHEMA,
+    Address,
+    Manifest,
+    Receipt,
+    read_manifest,
+    write_manifest,
+    write_part,
+)
+from dcgan_core.backend import LocalBackend
+from dcgan_core.config import DedupConfig
 from dcgan_core.dedup.autoencoder import Autoencoder
 from dcgan_core.dedup.codes import encode, thumbnail
 from dcgan_core.dedup.groups import group
+from dcgan_core.dedup.links import Links, read_links
 from dcgan_core.dedup.neighbours import links_within
+from dcgan_core.stage import run as run_stage
+from dcgan_core.storage import Store
+from dcgan_core.tables import encode_table
 
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
 BYTES = 16
@@ -55,6 +75,8 @@ def main() -> None:
         last = max(at_zero)
         exponent = math.log(at_zero[last] / at_zero[100_000]) / math.log(last / 100_000)
     most = min(1_000_000, options.largest)
+    shuffled = {tasks: split(most, options.radius, tasks) for tasks in (1, 4, 16)}
+    print(shuffled, flush=True)
     million = [run("random", most, options.radius) for _ in range(options.windows)]
     print_result(
         f"dedup_speed: codes to groups, {most:,} random codes, radius {options.radius}",
@@ -62,6 +84,7 @@ def main() -> None:
         "s",
         peak_gib=max(each["peak_gib"] for each in million),
         growth_exponent_at_radius_0=exponent and round(exponent, 3),
+        shuffled=shuffled,
         encoded_per_second=[round(encoding()) for _ in range(options.windows)],
         table=table,
     )
@@ -82,6 +105,40 @@ def one(kind: str, n: int, radius: int) -> dict[str, float]:
     groups = group(codes, links, rank, 2 * radius)
     seconds = time.perf_counter() - started
     return {"seconds": round(seconds, 3), "peak_gib": round(peak_gib(), 2), "kept": int(groups.kept_N.sum())}
+
+
+def split(n: int, radius: int, tasks: int) -> dict[str, float]:
+    """The stage `links` over random codes in files of 50,000, of which one task compares an equal share at
+    most; in two processes."""
+    most = -(-n // tasks)
+    with tempfile.TemporaryDirectory() as root:
+        store, address = Store(root), Address("codes", "0" * 16)
+        codes, receipts = codes_of("random", n), []
+        for number, start in enumerate(range(0, n, 50_000)):
+            rows = pa.table({"code": [code.tobytes() for code in codes[start : start + 50_000]]})
+            name = f"codes-{number:05d}.parquet"
+            file = write_part(store, address, name, encode_table(rows), rows=rows.num_rows)
+            receipts.append(Receipt(part=number, key=str(number), files=(file,)))
+        nothing: dict[str, Any] = {"config": {}, "source": {}, "metrics": {}, "provenance": {}, "inputs": {}}
+        manifest = Manifest(
+            schema_version=SCHEMA,
+            artifact=address.artifact,
+            fingerprint=address.fingerprint,
+            version=1,
+            seed=0,
+            predecessor=None,
+            parts=tuple(receipts),
+            counts={"crops": n},
+            **nothing,
+        )
+        write_manifest(store, manifest)
+        config = DedupConfig(radius=radius, codes_per_task=most)
+        stage = Links(0, {"codes": address}, "faces64", config)
+        made = run_stage(stage, store, LocalBackend(2))
+        links = read_manifest(store, stage.address)
+        assert links is not None
+        found = len(read_links(store, links, n))
+    return {"seconds": round(made.seconds, 1), "parts": len(links.parts), "pairs": found, **links.counts}
 
 
 def codes_of(kind: str, n: int) -> NDArray[np.uint8]:

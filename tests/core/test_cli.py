@@ -134,8 +134,9 @@ def test_an_artifact_is_shown_with_what_it_was_made_from(dcgan: Dcgan, finished_
     assert str(manifest.address) in heading
     shown = json.loads(text)
     assert shown["config"] == {
-        "radius": 8,
+        "radius": 20,
         "verify": 0.9,
+        "verify_step": 0.015,
         "diameter": None,
         "rank": ["score", "sharpness", "side"],
     }

@@ -139,7 +139,7 @@ def test_parts_that_held_nothing_of_it_are_not_done_again(finished_store: Store,
 def test_a_photo_that_nothing_was_made_of_costs_no_shard(finished_store: Store, tiny: Tiny) -> None:
     done = forget(finished_store, [Exclusion("url", "scene-01.jpg")])
     assert len(done.photos) == 1
-    assert {address.artifact for address, _ in done.deleted} == {"report"}
+    assert {address.artifact for address, _ in done.deleted} == {"gallery", "report"}
     assert done.flagged == []
 
 
