@@ -157,6 +157,11 @@ def read_receipts(store: Store, address: Address) -> dict[int, Receipt]:
     return receipts
 
 
+def read_receipt(store: Store, address: Address, part: int) -> Receipt:
+    """The receipt of a part that is done."""
+    return Receipt.model_validate_json(store.read_bytes(f"{address.path}/receipts/{part:05d}.json"))
+
+
 def write_receipt(store: Store, address: Address, receipt: Receipt) -> None:
     path = f"{address.path}/receipts/{receipt.part:05d}.json"
     store.write_bytes(path, receipt.model_dump_json().encode())

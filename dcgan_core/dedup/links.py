@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dcgan_core.artifacts import Manifest, PartFile, Receipt, read_receipts, write_part
+from dcgan_core.artifacts import Manifest, PartFile, Receipt, read_receipt, write_part
 from dcgan_core.config import DedupConfig, Json
 from dcgan_core.errors import CorruptArtifact
 from dcgan_core.progress import Progress
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 LINKS = pa.schema([("a", pa.int64()), ("b", pa.int64())])
 """Two crops whose codes are near, by their rows in the tables of codes taken one after another, a < b. Of
-equal codes the first stands for all. The same pair may stand in several files."""
+equal codes the first stands for all."""
 
 Ints = NDArray[np.int64]
 
@@ -54,6 +54,8 @@ class Split:
 class Compare:
     """Part of the second wave: one partition of one band."""
 
+    blocks: int
+    """Number of parts of the first wave."""
     bands: tuple[Band, ...]
     partition_bits: int
     band: int
@@ -93,10 +95,11 @@ class Links(Stage):
             key = self.part_key("split", _as_json(bands), bits, [file.sha256 for file in block.files])
             payload = Split(block.first_file, len(block.files), block.first_row, bands, bits)
             parts.append(Part(len(parts), key, payload, block.rows))
+        blocks = len(parts)
         for band in range(len(bands)):
             for partition in range(2**bits):
                 key = self.part_key("compare", _as_json(bands), bits, manifest.content, band, partition)
-                payload = Compare(bands, bits, band, partition)
+                payload = Compare(blocks, bands, bits, band, partition)
                 parts.append(Part(len(parts), key, payload, max(1, total >> bits), wave=1))
         return parts
 
@@ -171,10 +174,9 @@ class Links(Stage):
 
     def _compared(self, store: Store, compare: Compare, census: Census) -> tuple[Ints, int]:
         """Links of one partition, and how many codes it has."""
-        from dcgan_core.dedup.neighbours import equal_links, pairs_in_band, sorted_pairs
+        from dcgan_core.dedup.neighbours import equal_links, pairs_in_band, shared_by_bands, sorted_pairs
 
-        receipts = read_receipts(store, self.address)
-        shuffled = [receipt for _, receipt in sorted(receipts.items()) if "code_bytes" in receipt.metrics]
+        shuffled = [read_receipt(store, self.address, block) for block in range(compare.blocks)]
         band, bits = compare.bands[compare.band], compare.partition_bits
         rows_N, codes_NB = self._partition(store, shuffled, compare, compare.partition)
         first_U, star = equal_links(codes_NB)
@@ -185,7 +187,9 @@ class Links(Stage):
             pairs = pairs_in_band(
                 codes, band, self.config.radius, partition_bits=bits, across=across, census=census
             )
-            found.append(rows[pairs])
+            # what an earlier band finds as well is its to report
+            new_P = ~shared_by_bands(codes, pairs, compare.bands[: compare.band])
+            found.append(rows[pairs[new_P]])
 
         near(own_rows, own_codes, 0)
         for across in _masks(bits, band.tolerance):

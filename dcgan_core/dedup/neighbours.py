@@ -8,7 +8,7 @@ bucket, or sit in buckets at most t_k flips apart, need be compared (multi-index
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import comb
@@ -201,6 +201,20 @@ def pairs_in_band(
         for a, b in _compared(sorted_WN, buckets, first, second, radius)
     ]
     return np.sort(np.concatenate(found), axis=1) if found else np.empty((0, 2), np.int64)
+
+
+def shared_by_bands(codes_NB: NDArray[np.uint8], pairs_P2: Ints, bands: Sequence[Band]) -> NDArray[np.bool_]:
+    """Whether one of these bands, by itself, has each pair too: (P,)."""
+    shared_P = np.zeros(len(pairs_P2), np.bool_)
+    for start in range(0, len(pairs_P2), _PAIRS_PER_CHUNK):
+        chunk = slice(start, start + _PAIRS_PER_CHUNK)
+        differing = codes_NB[pairs_P2[chunk, 0]] ^ codes_NB[pairs_P2[chunk, 1]]
+        for band in bands:
+            columns = np.zeros(8 * codes_NB.shape[1], np.uint8)
+            columns[band.columns] = 1
+            flips_P = np.bitwise_count(differing & np.packbits(columns)).sum(1, dtype=np.int64)
+            shared_P[chunk] |= flips_P <= band.tolerance
+    return shared_P
 
 
 def _star(equal: _Buckets) -> Ints:

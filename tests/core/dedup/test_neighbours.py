@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from dcgan_core.dedup.groups import group
-from dcgan_core.dedup.neighbours import distances, links_within, make_bands, pairs_in_band, pairs_within
+from dcgan_core.dedup.neighbours import (
+    distances,
+    links_within,
+    make_bands,
+    pairs_in_band,
+    pairs_within,
+    partitions,
+    shared_by_bands,
+)
 
 Codes = NDArray[np.uint8]
 
@@ -76,6 +84,28 @@ def test_any_bands_together_have_all_pairs(
     bands = make_bands(order, radius, count)
     found = np.concatenate([pairs_in_band(codes, band, radius) for band in bands])
     assert np.array_equal(np.unique(found, axis=0), compare_all(codes, radius))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_partitions_of_a_band_have_its_pairs_and_each_pair_has_a_first_band(kind: Kind) -> None:
+    codes, radius, bits = kind(300, 16, 3), 11, 3
+    bands = make_bands(np.random.default_rng(0).permutation(128), radius, 5)
+    first: list[tuple[int, int]] = []
+    for number, band in enumerate(bands):
+        whole = pairs_in_band(codes, band, radius)
+        partition_N = partitions(codes, band, bits)
+        apart = [
+            pairs_in_band(codes, band, radius, partition_bits=bits, across=across)
+            for across in range(2**bits)
+        ]
+        for across, pairs in enumerate(apart):
+            assert (partition_N[pairs[:, 0]] ^ partition_N[pairs[:, 1]] == across).all()
+        together = np.concatenate(apart)
+        assert sorted(map(tuple, together.tolist())) == sorted(map(tuple, whole.tolist()))
+        new = whole[~shared_by_bands(codes, whole, bands[:number])]
+        first += map(tuple, new.tolist())
+    assert len(first) == len(set(first))
+    assert sorted(first) == sorted(map(tuple, compare_all(codes, radius).tolist()))
 
 
 @pytest.mark.parametrize("kind", KINDS)

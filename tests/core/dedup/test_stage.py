@@ -261,6 +261,7 @@ def test_codes_compared_in_bands_give_the_bytes_of_codes_compared_in_one_piece(
     split = grouped(table, files, radius=radius, codes_per_task=most)
     assert split.files == whole.files
     assert split.counts == whole.counts
+    assert split.links.counts["links"] == whole.links.counts["links"]
     assert len(whole.links.parts) == 1
     assert (len(split.links.parts) > 1) == (n > most)
 
