@@ -132,9 +132,10 @@ def ours(files: Path, encoder: Path) -> dict[str, float]:
     from dcgan_core import images
     from dcgan_core.config import DedupConfig
     from dcgan_core.dedup.autoencoder import Autoencoder
-    from dcgan_core.dedup.codes import correlation, encode, luma, needed_correlation, thumbnail
+    from dcgan_core.dedup.codes import encode, luma, thumbnail
     from dcgan_core.dedup.groups import group
     from dcgan_core.dedup.neighbours import distances, links_within
+    from dcgan_core.dedup.similarity import alike
 
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
@@ -157,9 +158,12 @@ def ours(files: Path, encoder: Path) -> dict[str, float]:
         links_within(packed, config.radius),
         np.arange(len(packed)),
         2 * config.radius,
-        lambda pairs: (
-            correlation(grey[pairs[:, 0]], grey[pairs[:, 1]])
-            >= needed_correlation(distances(packed, pairs), config.verify, config.verify_step)
+        lambda pairs: alike(
+            grey[pairs[:, 0]],
+            grey[pairs[:, 1]],
+            distances(packed, pairs),
+            config.verify,
+            config.verify_step,
         ),
     )
     seconds = time.perf_counter() - started

@@ -236,9 +236,9 @@ class DedupConfig(Section):
     """Crops whose codes differ in at most this many bits can be duplicates. 0 means equal codes, as in the
     paper; docs/dedup.md says why 16 is the default and when to lower it, and `dcgan dedup-eval` suggests a
     radius for your crops."""
-    verify: Annotated[float, Field(ge=0.0, le=1.0)] = 0.9
-    """Such crops are duplicates if their pictures, 16x16 in grey, correlate at least as much. 0: codes decide
-    alone."""
+    verify: Annotated[float, Field(ge=0.0, le=1.0)] = 0.86
+    """Such crops are duplicates if the structural similarity (SSIM) of their pictures, 16x16 in grey, is at
+    least as much. 0: codes decide alone."""
     verify_step: Annotated[float, Field(ge=0.0, le=1.0)] = 0.015
     """What is added to `verify` for every bit beyond 12 in which codes differ: far codes need more alike
     pictures."""

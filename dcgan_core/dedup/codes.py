@@ -10,10 +10,8 @@ from numpy.typing import NDArray
 
 from dcgan_core.dedup.autoencoder import CONTRAST_FLOOR, PIXELS, SIDE, Autoencoder
 from dcgan_core.dedup.neighbours import hamming
-
-LUMA_SIDE = 16
-SURE_BITS = 12
-"""Up to so many differing bits of 128, chance pairs are rare."""
+from dcgan_core.dedup.similarity import SIDE as LUMA_SIDE
+from dcgan_core.dedup.similarity import alike
 
 _ROWS_PER_BLOCK = 1024
 _STATISTICS_BLOCK = 65_536
@@ -50,26 +48,6 @@ def luma(thumb_3HW: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return ((sum_HW + 2000) // 4000).astype(np.uint8).ravel()
 
 
-def correlation(one_PX: NDArray[np.uint8], other_PX: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Pearson's correlation (P,) of each row with the other's; of two flat ones 1, of one flat one 0."""
-    one, other = one_PX.astype(np.int64), other_PX.astype(np.int64)
-    n = one.shape[1]
-    # whole numbers up to the last line, so that no order of additions matters
-    both_P = n * (one * other).sum(1) - one.sum(1) * other.sum(1)
-    one_P, other_P = (n * np.square(each).sum(1) - each.sum(1) ** 2 for each in (one, other))
-    flat_P = (one_P == 0) | (other_P == 0)
-    scale_P = np.sqrt(one_P.astype(np.float64)) * np.sqrt(other_P.astype(np.float64))
-    return np.where(flat_P, (one_P == other_P) * 1.0, both_P / np.where(flat_P, 1.0, scale_P))
-
-
-def needed_correlation(
-    distance_P: NDArray[np.integer], verify: float, verify_step: float
-) -> NDArray[np.float64]:
-    """Correlation (P,) that pictures need for their codes to count as near: ``verify``, and ``verify_step``
-    more for every bit beyond ``SURE_BITS`` in which the codes differ."""
-    return verify + verify_step * np.maximum(0, distance_P.astype(np.int64) - SURE_BITS)
-
-
 def verified_distances(
     one_QX: NDArray[np.uint8],
     other_NX: NDArray[np.uint8],
@@ -81,15 +59,20 @@ def verified_distances(
 ) -> NDArray[np.uint16]:
     """Hamming distances (Q, N) of rows that hold a code and behind it its picture's ``luma``.
 
-    Where it is at most ``limit`` but the lumas correlate below ``needed_correlation``, the distance is 65535.
+    Where it is at most ``limit`` but the lumas are less similar than needed, the distance is 65535.
     """
     far_QN = hamming(one_QX[:, :code_bytes], other_NX[:, :code_bytes]).astype(np.uint16)
     q, n = np.nonzero(far_QN <= limit)
     for start in range(0, len(q), _STATISTICS_BLOCK):
         block = slice(start, start + _STATISTICS_BLOCK)
-        needed = needed_correlation(far_QN[q[block], n[block]], verify, verify_step)
-        alike = correlation(one_QX[q[block], code_bytes:], other_NX[n[block], code_bytes:]) >= needed
-        far_QN[q[block][~alike], n[block][~alike]] = 2**16 - 1
+        same = alike(
+            one_QX[q[block], code_bytes:],
+            other_NX[n[block], code_bytes:],
+            far_QN[q[block], n[block]],
+            verify,
+            verify_step,
+        )
+        far_QN[q[block][~same], n[block][~same]] = 2**16 - 1
     return far_QN
 
 

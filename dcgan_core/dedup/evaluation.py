@@ -16,15 +16,14 @@ from dcgan_core import images
 from dcgan_core.artifacts import Manifest
 from dcgan_core.dedup.autoencoder import PIXELS
 from dcgan_core.dedup.codes import (
-    correlation,
     encode,
     luma,
-    needed_correlation,
     thumbnail,
     verified_distances,
 )
 from dcgan_core.dedup.neighbours import distances, hamming
 from dcgan_core.dedup.scoring import Counts, Row, Trial, by_radius, histogram
+from dcgan_core.dedup.similarity import alike
 from dcgan_core.dedup.stage import Codes, share, stacked
 from dcgan_core.dedup.variants import KINDS, MIRRORED, make_variant
 from dcgan_core.errors import ConfigError, DecodeError, NoUsableData
@@ -59,7 +58,7 @@ def evaluate_pairs(
 ) -> Evaluation:
     """Score a csv or parquet file of pairs of crop keys ``a``, ``b`` and whether they are a ``duplicate``.
 
-    Pairs whose pictures correlate below ``needed_correlation`` are called duplicates at no radius. Raises
+    Pairs whose pictures are not ``alike`` are called duplicates at no radius. Raises
     ConfigError for a file that cannot be used, naming the column, line or key.
     """
     pairs = _read_pairs(path)
@@ -80,9 +79,8 @@ def evaluate_pairs(
     far = distances(packed, ends.reshape(-1, 2))
     if verify:
         lumas = stacked([table["luma"][place[key]] for key in used])
-        needed = needed_correlation(far, verify, verify_step)
-        alike = correlation(lumas[ends[:, 0]], lumas[ends[:, 1]]) >= needed
-        far = np.where(alike, far, limit + 1)
+        same_picture = alike(lumas[ends[:, 0]], lumas[ends[:, 1]], far, verify, verify_step)
+        far = np.where(same_picture, far, limit + 1)
     same = pairs["duplicate"].to_numpy(bool)
     if not same.any():
         raise ConfigError(f"{path} has no pair that is a duplicate; recall needs at least one")

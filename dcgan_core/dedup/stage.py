@@ -356,25 +356,26 @@ def decide(
     gives what pairs are verified by (P, 256) for places (P,). The result has ``keep``, ``kept_key``,
     ``distance`` and ``why`` of ``DEDUP`` for each.
     """
-    from dcgan_core.dedup.codes import correlation, needed_correlation
     from dcgan_core.dedup.groups import group
     from dcgan_core.dedup.neighbours import distances
+    from dcgan_core.dedup.similarity import alike
 
     codes = stacked(linked["code"].tolist())
     diameter = 2 * config.radius if config.diameter is None else config.diameter
 
-    def alike(pairs_P2: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def same_picture(pairs_P2: NDArray[np.int64]) -> NDArray[np.bool_]:
         places_U, ends = np.unique(pairs_P2, return_inverse=True)
         luma, ends = luma_of(places_U), ends.reshape(-1, 2)
-        needed = needed_correlation(distances(codes, pairs_P2), config.verify, config.verify_step)
         found = [np.empty(0, np.bool_)]
         for start in range(0, len(ends), _PAIRS_PER_BLOCK):
             block = slice(start, start + _PAIRS_PER_BLOCK)
-            found.append(correlation(luma[ends[block, 0]], luma[ends[block, 1]]) >= needed[block])
+            one, other = luma[ends[block, 0]], luma[ends[block, 1]]
+            far = distances(codes, pairs_P2[block])
+            found.append(alike(one, other, far, config.verify, config.verify_step))
         return np.concatenate(found)
 
     rank = quality_rank(linked, config.rank)
-    groups = group(codes, links_M2, rank, diameter, alike if config.verify else None)
+    groups = group(codes, links_M2, rank, diameter, same_picture if config.verify else None)
     distance = distances(codes, np.stack([np.arange(len(linked)), groups.keeper_N], axis=1))
 
     def of_kept(column: str) -> NDArray[np.object_]:

@@ -89,7 +89,7 @@ class Data:
     groups_found: int
     radius_bits: int
     verify: float
-    """Correlation that near pairs need as well; 0: none."""
+    """Similarity that near pairs need as well; 0: none."""
     gallery: str = ""
     """First page of the gallery, from the folder of all artifacts; empty where there is none."""
 

@@ -27,9 +27,9 @@ COLLISIONS = 100
 APART = 40
 """Pairs shown of each kind that were not grouped."""
 
-_COMPARISONS = 10**9
+_COMPARISONS = 3 * 10**8
 _QUERIES = 64
-_DRAWN = 2000
+_NEAREST = 2000
 _LOOKED_AT = 20_000
 _FAR = 2**15
 
@@ -54,7 +54,7 @@ class Shown:
     kept: bool = False
     distance: int = 0
     """Bits in which its code differs from that of the other, or of the one kept."""
-    correlation: float = 1.0
+    similarity: float = 1.0
     """Of the two pictures, 16x16 in grey."""
     why: str = ""
 
@@ -95,7 +95,7 @@ class Gallery:
     refused: tuple[Pair, ...]
     """Codes within the radius, kept apart; the most alike first."""
     beyond: tuple[Pair, ...]
-    """The closest kept crops whose codes are beyond the radius."""
+    """Of the nearest pairs of kept crops beyond the radius the most alike."""
     compared: int
     """Kept crops whose neighbours beyond the radius were looked for."""
 
@@ -193,9 +193,9 @@ class _View:
         self.table = table
 
     def compared(self, ends_P2: Ints) -> tuple[list[list[str]], Ints, NDArray[np.float64]]:
-        """Keys (P, 2), distances (P,) and correlations (P,) of pairs of rows."""
-        from dcgan_core.dedup.codes import correlation
+        """Keys (P, 2), distances (P,) and similarities (P,) of pairs of rows."""
         from dcgan_core.dedup.neighbours import distances
+        from dcgan_core.dedup.similarity import similarity
 
         if not len(ends_P2):
             return [], np.empty(0, np.int64), np.empty(0)
@@ -204,7 +204,7 @@ class _View:
         codes, lumas = (_stacked(found[name]) for name in ("code", "luma"))
         places_P2 = places.reshape(-1, 2)
         keys = found["key"].to_numpy()[places_P2].tolist()
-        alike = correlation(lumas[places_P2[:, 0]], lumas[places_P2[:, 1]])
+        alike = similarity(lumas[places_P2[:, 0]], lumas[places_P2[:, 1]])
         return keys, distances(codes, places_P2), alike
 
 
@@ -244,7 +244,7 @@ def _pairs(view: _View, ones: list[int], others: list[int], whys: list[str]) -> 
 
 def _refused(table: LongTable, view: _View, links_M2: Ints, config: DedupConfig) -> tuple[Pair, ...]:
     """Linked crops that are kept both, the most alike first; of very many, some evenly spread."""
-    from dcgan_core.dedup.codes import needed_correlation
+    from dcgan_core.dedup.similarity import needed_similarity
 
     kept_N = np.concatenate(
         [np.empty(0, np.bool_), *(rows["keep"].to_numpy(bool) for _, rows in table.tables(["keep"]))]
@@ -254,7 +254,7 @@ def _refused(table: LongTable, view: _View, links_M2: Ints, config: DedupConfig)
     keys, far, alike = view.compared(apart)
     best = sorted(range(len(apart)), key=lambda at: (-alike[at], far[at], keys[at]))[:APART]
     pairs = _pairs(view, apart[best, 0].tolist(), apart[best, 1].tolist(), [""] * len(best))
-    like_enough = alike[best] >= needed_correlation(far[best], config.verify, config.verify_step)
+    like_enough = alike[best] >= needed_similarity(far[best], config.verify, config.verify_step)
     return tuple(
         Pair(
             replace(pair.one, why="not of one group" if alike else ""),
@@ -265,7 +265,8 @@ def _refused(table: LongTable, view: _View, links_M2: Ints, config: DedupConfig)
 
 
 def _beyond(table: LongTable, view: _View, radius: int, seed: int) -> tuple[tuple[Pair, ...], int]:
-    """The closest pairs of kept crops beyond the radius, of some drawn ones with all; and how many."""
+    """Of the nearest pairs of kept crops beyond the radius, of some drawn ones with all, the most alike; and
+    how many were drawn."""
     from dcgan_core.dedup.neighbours import hamming
 
     total = max(1, table.rows)
@@ -277,7 +278,7 @@ def _beyond(table: LongTable, view: _View, radius: int, seed: int) -> tuple[tupl
         drawn = heapq.nsmallest(queries, [*drawn, *places])
     query_rows = np.sort(np.array([row for _, row in drawn], np.int64))
     query_codes = _stacked(view.table.take(query_rows, ["code"])["code"])
-    best: list[tuple[int, int, int]] = []
+    far_P, ends_P2 = np.empty(0, np.int64), np.empty((0, 2), np.int64)
     for (first, kept), (_, codes) in zip(table.tables(["keep"]), view.table.tables(["code"]), strict=True):
         rows_N = first + np.flatnonzero(kept["keep"])
         if not len(rows_N) or not len(query_rows):
@@ -286,15 +287,19 @@ def _beyond(table: LongTable, view: _View, radius: int, seed: int) -> tuple[tupl
         for start in range(0, len(query_rows), _QUERIES):
             block = slice(start, start + _QUERIES)
             far_QN = hamming(query_codes[block], codes_NB)
-            worst = best[-1][0] if len(best) == APART else _FAR
+            worst = far_P.max() if len(far_P) == _NEAREST else _FAR
             q, n = np.nonzero((far_QN > radius) & (far_QN <= worst))
-            if len(q) > _DRAWN:  # at the beginning nearly all are better than nothing
-                keep = np.argsort(far_QN[q, n], kind="stable")[:_DRAWN]
-                q, n = q[keep], n[keep]
-            ends = np.sort(np.stack([query_rows[block][q], rows_N[n]], 1), axis=1)
-            found = {(int(d), int(a), int(b)) for d, (a, b) in zip(far_QN[q, n], ends, strict=True)}
-            best = heapq.nsmallest(APART, {*best, *found})
-    pairs = _pairs(view, [a for _, a, _ in best], [b for _, _, b in best], [""] * len(best))
+            found = np.sort(np.stack([query_rows[block][q], rows_N[n]], 1), axis=1)
+            ends_P2 = np.concatenate([ends_P2, found])
+            far_P = np.concatenate([far_P, far_QN[q, n]])
+            order = np.lexsort((ends_P2[:, 1], ends_P2[:, 0], far_P))
+            ends_P2, far_P = ends_P2[order], far_P[order]
+            # drawn with drawn is met from both sides
+            new = np.r_[True, (ends_P2[1:] != ends_P2[:-1]).any(1)][: len(far_P)]
+            ends_P2, far_P = ends_P2[new][:_NEAREST], far_P[new][:_NEAREST]
+    keys, far, alike = view.compared(ends_P2)
+    best = sorted(range(len(far)), key=lambda at: (-alike[at], far[at], keys[at]))[:APART]
+    pairs = _pairs(view, ends_P2[best, 0].tolist(), ends_P2[best, 1].tolist(), [""] * len(best))
     return tuple(Pair(pair.one, replace(pair.other, kept=False)) for pair in pairs), len(query_rows)
 
 

@@ -135,7 +135,7 @@ def test_an_artifact_is_shown_with_what_it_was_made_from(dcgan: Dcgan, finished_
     shown = json.loads(text)
     assert shown["config"] == {
         "radius": 20,
-        "verify": 0.9,
+        "verify": 0.86,
         "verify_step": 0.015,
         "diameter": None,
         "rank": ["score", "sharpness", "side"],

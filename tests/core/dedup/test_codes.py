@@ -13,7 +13,6 @@ from dcgan_core.dedup.autoencoder import Fit, fit, standardise
 from dcgan_core.dedup.codes import (
     activations,
     bit_statistics,
-    correlation,
     encode,
     luma,
     median_thresholds,
@@ -132,17 +131,6 @@ def test_luma_is_the_mean_brightness_of_four_pixels() -> None:
     thumb = np.random.default_rng(0).integers(0, 256, (3, 32, 32), np.uint8)
     grey = np.tensordot([0.299, 0.587, 0.114], thumb.astype(float), 1)
     assert np.abs(luma(thumb).reshape(16, 16) - grey.reshape(16, 2, 16, 2).mean((1, 3))).max() <= 0.5
-
-
-def test_correlation_is_pearsons_and_defined_for_flat_pictures() -> None:
-    rng = np.random.default_rng(0)
-    one, other = rng.integers(0, 256, (2, 50, 256), np.uint8)
-    expected = [np.corrcoef(x, y)[0, 1] for x, y in zip(one, other, strict=True)]
-    assert np.allclose(correlation(one, other), expected)
-    assert correlation(one, one).tolist() == pytest.approx([1] * 50)
-    flat, grey = np.full((1, 256), 7, np.uint8), np.full((1, 256), 90, np.uint8)
-    assert correlation(flat, grey).tolist() == [1]
-    assert correlation(flat, one[:1]).tolist() == correlation(one[:1], flat).tolist() == [0]
 
 
 def test_verification_takes_near_codes_of_unlike_pictures_apart() -> None:

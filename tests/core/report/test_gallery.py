@@ -11,8 +11,8 @@ import pytest
 from dcgan_core.artifacts import Manifest, find, read_manifest, read_part
 from dcgan_core.backend import LocalBackend
 from dcgan_core.config import DedupConfig
-from dcgan_core.dedup.codes import correlation
 from dcgan_core.dedup.links import read_links
+from dcgan_core.dedup.similarity import similarity
 from dcgan_core.pipeline import load_pipeline
 from dcgan_core.report import gallery as gallery_module
 from dcgan_core.report.gallery import Cluster, Gallery, Pair, Shown, Source, choose
@@ -102,11 +102,12 @@ def test_pairs_just_not_grouped_equal_brute_force(
     )
     far = np.bitwise_count(packed[:, None] ^ packed[None]).sum(2)
     upper = np.triu(np.ones_like(far, bool), 1)
-    assert [pair.one.distance for pair in gallery.beyond] == sorted(far[upper & (far > 32)].tolist())[:most]
-    near = np.argwhere(upper & (far <= 32))
-    alike = sorted(correlation(luma[near[:, 0]], luma[near[:, 1]]).tolist(), reverse=True)
-    assert alike
-    assert [pair.one.correlation for pair in gallery.refused] == alike[:most]
+    for pairs, there in ((gallery.beyond, far > 32), (gallery.refused, far <= 32)):
+        ends = np.argwhere(upper & there)
+        alike = sorted(similarity(luma[ends[:, 0]], luma[ends[:, 1]]).tolist(), reverse=True)
+        assert alike
+        assert [pair.one.similarity for pair in pairs] == alike[:most]
+        assert not any(each.kept for pair in pairs for each in (pair.one, pair.other))
 
 
 def test_what_is_shown_does_not_depend_on_how_photos_are_divided_into_parts(
@@ -141,7 +142,7 @@ def test_a_set_without_duplicates_has_a_gallery_that_says_so(own_tiny: Tiny, sto
 def test_groups_are_paged_and_words_of_the_web_stay_words() -> None:
     counts = dict.fromkeys(("crops", "kept", "near_duplicates", "largest_group", "unlike_pairs"), 7)
     counts |= dict.fromkeys(("same_file", "same_pixels", "same_code", "near", "chain", "undecodable"), 1)
-    one, other = Shown(0, "a_0", kept=True), Shown(1, "b_0", distance=3, correlation=0.9, why="near")
+    one, other = Shown(0, "a_0", kept=True), Shown(1, "b_0", distance=3, similarity=0.9, why="near")
     groups = (Cluster((one, other), 5),) * 81
     gallery = Gallery(
         counts={**counts, "groups_of_duplicates": 81},
