@@ -149,8 +149,8 @@ def choose(
         verify=config.verify,
         verify_step=config.verify_step,
         by_distance=tuple(by_distance[bits] for bits in range(max(by_distance, default=-1) + 1)),
-        groups=tuple(_cluster(view, by_group[name], MEMBERS) for name in some),
-        largest=tuple(_cluster(view, by_group[name], LARGEST_MEMBERS) for name in largest),
+        groups=_clusters(view, (by_group[name] for name in some), MEMBERS),
+        largest=_clusters(view, (by_group[name] for name in largest), LARGEST_MEMBERS),
         collisions=tuple(sorted(collisions, key=lambda pair: (pair.one.distance, pair.one.key))),
         refused=refused,
         beyond=beyond,
@@ -218,15 +218,21 @@ def _members(table: LongTable, names: list[str]) -> pd.DataFrame:
     return members.sort_values(["keep", "distance", "key"], ascending=[False, True, True], ignore_index=True)
 
 
-def _cluster(view: _View, members: pd.DataFrame, shown: int) -> Cluster:
-    rows = members["row"].head(shown).tolist()
-    _, _, alike = view.compared(np.array([[rows[0], row] for row in rows], np.int64))
-    return Cluster(
-        tuple(
-            Shown(member["row"], member["key"], member["keep"], member["distance"], like, member["why"] or "")
-            for member, like in zip(members.head(shown).to_dict("records"), alike.tolist(), strict=True)
-        ),
-        size=len(members),
+def _clusters(view: _View, groups: Iterable[pd.DataFrame], shown: int) -> tuple[Cluster, ...]:
+    """Groups, their members compared with the first one, which is the one kept."""
+    heads = [(members.head(shown), len(members)) for members in groups]
+    ends = [(rows["row"].iloc[0], row) for rows, _ in heads for row in rows["row"]]
+    _, _, alike = view.compared(np.array(ends, np.int64).reshape(-1, 2))
+    likes = iter(alike.tolist())
+    return tuple(
+        Cluster(
+            tuple(
+                Shown(row["row"], row["key"], row["keep"], row["distance"], next(likes), row["why"] or "")
+                for row in rows.to_dict("records")
+            ),
+            size,
+        )
+        for rows, size in heads
     )
 
 
