@@ -94,6 +94,9 @@ def run_command(
         from dcgan_core.report.stage import LATEST
 
         out.print(f"\n[bold]Report:[/] {store.uri(LATEST)}", soft_wrap=True)
+    elif stages[-1].artifact == "gallery":
+        page = store.uri(stages[-1].address.part_path("index.html"))
+        out.print(f"\n[bold]Near duplicates to look at:[/] {page}", soft_wrap=True)
 
 
 @app.command("list")

@@ -83,6 +83,8 @@ def test_a_run_makes_what_is_missing_and_says_what_is_cached(
         ("dedup", "done"),
         ("gallery", "cached"),
     ]
+    (page,) = re.findall("Near duplicates to look at: (.+)", again.out)
+    assert Path(page).is_file()
 
 
 def test_refresh_does_a_stage_anew(dcgan: Dcgan, finished_store: Store, tiny: Tiny) -> None:
