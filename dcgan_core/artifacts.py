@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -107,10 +108,16 @@ class Manifest(_Record):
         return datetime.fromisoformat(self.provenance["finished"])
 
     def named(self, prefix: str) -> list[PartFile]:
-        """Files whose names start with ``prefix``, in order of their names."""
+        """Files whose names start with ``prefix``, in order of their names, numbers in these as numbers."""
         return sorted(
-            (file for file in self.files if file.name.startswith(prefix)), key=lambda file: file.name
+            (file for file in self.files if file.name.startswith(prefix)),
+            key=lambda file: _natural(file.name),
         )
+
+
+def _natural(name: str) -> list[str | int]:
+    """What names are sorted by: parts from 100,000 on have a digit more."""
+    return [int(piece) if piece.isdigit() else piece for piece in re.split(r"(\d+)", name)]
 
 
 def fingerprint_of(value: Json | list[Any] | dict[str, Any], length: int = 16) -> str:
@@ -158,8 +165,14 @@ def read_receipts(store: Store, address: Address) -> dict[int, Receipt]:
 
 
 def read_receipt(store: Store, address: Address, part: int) -> Receipt:
-    """The receipt of a part that is done."""
-    return Receipt.model_validate_json(store.read_bytes(f"{address.path}/receipts/{part:05d}.json"))
+    """The receipt of a part that is done; CorruptArtifact where it is missing or damaged."""
+    path = f"{address.path}/receipts/{part:05d}.json"
+    try:
+        return Receipt.model_validate_json(store.read_bytes(path))
+    except FileNotFoundError:
+        raise CorruptArtifact(store.uri(path), "the file is missing") from None
+    except ValidationError:
+        raise CorruptArtifact(store.uri(path), "it is no receipt") from None
 
 
 def write_receipt(store: Store, address: Address, receipt: Receipt) -> None:

@@ -76,7 +76,8 @@ def evaluate_pairs(
     row_of = {key: row for row, key in enumerate(used)}
     packed = stacked([table["code"][place[key]] for key in used])
     ends = np.array([[row_of[a], row_of[b]] for a, b in zip(pairs["a"], pairs["b"], strict=True)], np.int64)
-    far = distances(packed, ends.reshape(-1, 2))
+    ends = ends.reshape(-1, 2)
+    far = distances(packed, ends)
     if verify:
         lumas = stacked([table["luma"][place[key]] for key in used])
         same_picture = alike(lumas[ends[:, 0]], lumas[ends[:, 1]], far, verify, verify_step)

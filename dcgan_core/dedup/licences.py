@@ -15,11 +15,12 @@ OPENNESS = {
 """Kinds of licences by what they ask, the freest highest; who asks for several things is of the lowest."""
 
 _KINDS = (
+    ("unknown", r"all rights reserved|\bnot\b|\bnon[ -]?free\b|fair use|permission"),
     ("no derivatives", r"\bnd\b|no[ -]?deriv"),
     ("non-commercial", r"\bnc\b|non[ -]?commercial"),
     ("share alike", r"\bsa\b|share[ -]?alike|gfdl|gnu free documentation|free art|\blal\b|\bodbl\b|\bgpl\b"),
     ("public domain", r"\bcc-?0\b|\bcc zero\b|public domain|\bpdm?\b|no known (copyright )?restrictions"),
-    ("attribution", r"\bcc[ -]by\b|\bby\b|attribution|\bogl\b|\bmit\b|\bapache\b|\bbsd\b"),
+    ("attribution", r"\bcc[ -]by\b|licen[cs]es by\b|^by( \d.*)?$|\battribution\b|\bogl\b"),
 )
 
 

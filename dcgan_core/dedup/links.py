@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,7 +18,15 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dcgan_core.artifacts import Manifest, PartFile, Receipt, read_receipt, write_part
+from dcgan_core.artifacts import (
+    Address,
+    Manifest,
+    PartFile,
+    Receipt,
+    read_manifest,
+    read_receipt,
+    write_part,
+)
 from dcgan_core.config import DedupConfig, Json
 from dcgan_core.errors import CorruptArtifact
 from dcgan_core.progress import Progress
@@ -45,7 +53,6 @@ class Split:
 
     first_file: int
     files: int
-    first_row: int
     bands: tuple[Band, ...]
     partition_bits: int
 
@@ -54,8 +61,9 @@ class Split:
 class Compare:
     """Part of the second wave: one partition of one band."""
 
-    blocks: int
-    """Number of parts of the first wave."""
+    first_rows: tuple[int, ...]
+    """First row of the block of each part of the first wave, whose own rows count from 0: a block stays as it
+    is where an earlier one grows."""
     bands: tuple[Band, ...]
     partition_bits: int
     band: int
@@ -90,16 +98,16 @@ class Links(Stage):
         # two partitions are held at once, where bits may differ across them
         bits = math.ceil(math.log2(2 * total / most))
         bits = min(bits, *(len(band.columns) for band in bands))
-        parts = []
+        parts, first_rows = [], []
         for block in _blocks(files, most // 2):
             key = self.part_key("split", _as_json(bands), bits, [file.sha256 for file in block.files])
-            payload = Split(block.first_file, len(block.files), block.first_row, bands, bits)
+            payload = Split(block.first_file, len(block.files), bands, bits)
             parts.append(Part(len(parts), key, payload, block.rows))
-        blocks = len(parts)
+            first_rows.append(block.first_row)
         for band in range(len(bands)):
             for partition in range(2**bits):
                 key = self.part_key("compare", _as_json(bands), bits, manifest.content, band, partition)
-                payload = Compare(blocks, bands, bits, band, partition)
+                payload = Compare(tuple(first_rows), bands, bits, band, partition)
                 parts.append(Part(len(parts), key, payload, max(1, total >> bits), wave=1))
         return parts
 
@@ -119,7 +127,7 @@ class Links(Stage):
         table = pa.Table.from_arrays([pa.array(links[:, 0]), pa.array(links[:, 1])], schema=LINKS)
         name = f"links-{part.index:05d}.parquet"
         file = write_part(store, self.address, name, encode_table(table), rows=len(links))
-        counts = {"links": len(links), "largest_partition": rows, **asdict(census)}
+        counts = {"links": len(links), "most_codes_at_once": rows, **asdict(census)}
         return Receipt(part=part.index, key=part.key, files=(file,), counts=counts)
 
     def finish(self, store: Store, receipts: Sequence[Receipt]) -> Summary:
@@ -127,11 +135,19 @@ class Links(Stage):
         return Summary(
             {
                 "links": sum(counts["links"] for counts in compared),
-                "largest_partition": max(counts["largest_partition"] for counts in compared),
+                "most_codes_at_once": max(counts["most_codes_at_once"] for counts in compared),
                 "largest_bucket": max(counts["largest_bucket"] for counts in compared),
                 "oversized_buckets": sum(counts["oversized_buckets"] for counts in compared),
             }
         )
+
+    def settle(self, store: Store) -> None:
+        """Delete what an earlier way of dividing the work has left."""
+        manifest = read_manifest(store, self.address)
+        listed = {file.name for file in manifest.files} if manifest else set()
+        for name in store.names(f"{self.address.path}/parts") if manifest else ():
+            if name not in listed:
+                store.delete(self.address.part_path(name))
 
     def _sample(self, store: Store, manifest: Manifest) -> NDArray[np.uint8]:
         """Codes out of a few files, evenly spread."""
@@ -142,46 +158,55 @@ class Links(Stage):
         each = -(-SAMPLE // len(chosen))
         found = [read_codes(store, manifest, [file])[1] for file in chosen]
         found = [codes[:: max(1, len(codes) // each)][:each] for codes in found if len(codes)]
+        if len({codes.shape[1] for codes in found}) > 1:
+            raise _lengths_differ(manifest.address, {codes.shape[1] for codes in found})
         return np.concatenate(found) if found else np.zeros((1, 1), np.uint8)
 
     def _split(self, store: Store, part: Part, split: Split) -> Receipt:
-        """Rows and codes of one block, once for each band, in the order of its partitions."""
-        from dcgan_core.dedup.neighbours import partitions
+        """Rows and codes of one block, once for each band, in the order of its partitions; behind them the
+        links of equal codes, of which only the first is in the bands."""
+        from dcgan_core.dedup.neighbours import equal_links, partitions
 
         manifest = self.input_manifest(store, "codes")
         files = manifest.named("codes-")[split.first_file :][: split.files]
         rows_N, codes_NB = read_codes(store, manifest, files)
-        rows_N += split.first_row
+        first_U, star = equal_links(codes_NB)
+        equal_M2 = rows_N[star]
+        first_U = np.sort(first_U)
+        rows_U, codes_UB = rows_N[first_U], codes_NB[first_U]
         pieces: list[bytes] = []
         counts: list[list[int]] = []
         for band in split.bands:
-            partition_N = partitions(codes_NB, band, split.partition_bits) if len(rows_N) else rows_N
-            counts.append(np.bincount(partition_N, minlength=2**split.partition_bits).tolist())
-            order_N = np.argsort(partition_N, kind="stable")
+            partition_U = partitions(codes_UB, band, split.partition_bits) if len(rows_U) else rows_U
+            counts.append(np.bincount(partition_U, minlength=2**split.partition_bits).tolist())
+            order_U = np.argsort(partition_U, kind="stable")
             ends = np.cumsum(counts[-1])[:-1]
             for rows, codes in zip(
-                np.split(rows_N[order_N], ends), np.split(codes_NB[order_N], ends), strict=True
+                np.split(rows_U[order_U], ends), np.split(codes_UB[order_U], ends), strict=True
             ):
                 pieces.append(rows.astype("<i8").tobytes() + codes.tobytes())
+        pieces.append(equal_M2.astype("<i8").tobytes())
         name = f"bands-{part.index:05d}.bin"
         file = write_part(store, self.address, name, b"".join(pieces), is_data=False)  # helps, is no result
         metrics = {
             "code_bytes": codes_NB.shape[1],
             "rows": counts,
+            "equal": len(equal_M2),
             "checksums": [zlib.crc32(piece) for piece in pieces],
         }
         return Receipt(part=part.index, key=part.key, files=(file,), counts={}, metrics=metrics)
 
     def _compared(self, store: Store, compare: Compare, census: Census) -> tuple[Ints, int]:
-        """Links of one partition, and how many codes it has."""
+        """Links of one partition, and how many codes were held at once at most."""
         from dcgan_core.dedup.neighbours import equal_links, pairs_in_band, shared_by_bands, sorted_pairs
 
-        shuffled = [read_receipt(store, self.address, block) for block in range(compare.blocks)]
+        shuffled = _Shuffled(store, self.address, self.inputs["codes"], compare)
         band, bits = compare.bands[compare.band], compare.partition_bits
-        rows_N, codes_NB = self._partition(store, shuffled, compare, compare.partition)
+        rows_N, codes_NB = shuffled.partition(compare.partition)
         first_U, star = equal_links(codes_NB)
-        found = [rows_N[star]] if compare.band == 0 else []
+        found = [rows_N[star], *shuffled.equal()] if compare.band == 0 else []
         own_rows, own_codes = rows_N[first_U], codes_NB[first_U]
+        most = len(rows_N)
 
         def near(rows: Ints, codes: NDArray[np.uint8], across: int) -> None:
             pairs = pairs_in_band(
@@ -195,38 +220,66 @@ class Links(Stage):
         for across in _masks(bits, band.tolerance):
             other = compare.partition ^ across
             if other > compare.partition:
-                rows, codes = self._partition(store, shuffled, compare, other)
+                rows, codes = shuffled.partition(other)
+                most = max(most, len(rows_N) + len(rows))
                 first_U, _ = equal_links(codes)
                 near(
                     np.concatenate([own_rows, rows[first_U]]),
                     np.concatenate([own_codes, codes[first_U]]),
                     across,
                 )
-        return sorted_pairs(np.concatenate(found)), len(rows_N)
+        return sorted_pairs(np.concatenate(found)), most
 
-    def _partition(
-        self, store: Store, shuffled: Sequence[Receipt], compare: Compare, partition: int
-    ) -> tuple[Ints, NDArray[np.uint8]]:
-        """Rows (N,), ascending, and codes (N, bytes) of one partition out of all blocks."""
-        widths = {receipt.metrics["code_bytes"] for receipt in shuffled} - {0}
+
+class _Shuffled:
+    """What the first wave wrote, read by pieces."""
+
+    def __init__(self, store: Store, address: Address, codes: Address, compare: Compare) -> None:
+        self._store, self._address, self._compare = store, address, compare
+        self._blocks = [read_receipt(store, address, block) for block in range(len(compare.first_rows))]
+        widths = {receipt.metrics["code_bytes"] for receipt in self._blocks} - {0}
         if len(widths) > 1:
-            codes = self.inputs["codes"]
-            raise CorruptArtifact(str(codes), f"it has codes of {sorted(widths)} bytes")
-        width = widths.pop() if widths else 0
-        place = compare.band * 2**compare.partition_bits + partition
-        rows, codes = [np.empty(0, np.int64)], [np.empty((0, width), np.uint8)]
-        for receipt in shuffled:
+            raise _lengths_differ(codes, widths)
+        self._width = widths.pop() if widths else 0
+
+    def partition(self, partition: int) -> tuple[Ints, NDArray[np.uint8]]:
+        """Rows (N,), ascending, and codes (N, bytes) of one partition out of all blocks."""
+        place = self._compare.band * 2**self._compare.partition_bits + partition
+        rows, codes = [np.empty(0, np.int64)], [np.empty((0, self._width), np.uint8)]
+        for receipt, first in zip(self._blocks, self._compare.first_rows, strict=True):
             counts = [count for band in receipt.metrics["rows"] for count in band]
-            if not counts[place]:
-                continue
-            start = sum(counts[:place]) * (_ROW_BYTES + width)
-            path = self.address.part_path(receipt.files[0].name)
-            data = store.read_range(path, start, start + counts[place] * (_ROW_BYTES + width))
-            if zlib.crc32(data) != receipt.metrics["checksums"][place]:
-                raise CorruptArtifact(store.uri(path), f"bytes from {start} on differ from what was written")
-            rows.append(np.frombuffer(data, "<i8", counts[place]).astype(np.int64))
-            codes.append(np.frombuffer(data, np.uint8, offset=_ROW_BYTES * counts[place]).reshape(-1, width))
+            n = counts[place]
+            if n:
+                size = _ROW_BYTES + self._width
+                data = self._piece(receipt, place, sum(counts[:place]) * size, n * size)
+                rows.append(np.frombuffer(data, "<i8", n).astype(np.int64) + first)
+                codes.append(np.frombuffer(data, np.uint8, offset=_ROW_BYTES * n).reshape(n, self._width))
         return np.concatenate(rows), np.concatenate(codes)
+
+    def equal(self) -> Iterator[Ints]:
+        """Links of equal codes (M, 2) out of those blocks whose turn it is in this partition."""
+        for block, (receipt, first) in enumerate(zip(self._blocks, self._compare.first_rows, strict=True)):
+            n = receipt.metrics["equal"]
+            if n and block % 2**self._compare.partition_bits == self._compare.partition:
+                rows = sum(count for band in receipt.metrics["rows"] for count in band)
+                data = self._piece(receipt, -1, rows * (_ROW_BYTES + self._width), 2 * _ROW_BYTES * n)
+                yield np.frombuffer(data, "<i8").astype(np.int64).reshape(n, 2) + first
+
+    def _piece(self, receipt: Receipt, number: int, start: int, size: int) -> bytes:
+        path = self._address.part_path(receipt.files[0].name)
+        try:
+            data = self._store.read_range(path, start, start + size)
+        except FileNotFoundError:
+            raise CorruptArtifact(self._store.uri(path), "the file is missing") from None
+        if zlib.crc32(data) != receipt.metrics["checksums"][number]:
+            raise CorruptArtifact(
+                self._store.uri(path), f"bytes from {start} on differ from what was written"
+            )
+        return data
+
+
+def _lengths_differ(codes: Address, lengths: Iterable[int]) -> CorruptArtifact:
+    return CorruptArtifact(str(codes), f"it has codes of {sorted(lengths)} bytes")
 
 
 def read_codes(store: Store, manifest: Manifest, files: Sequence[PartFile]) -> tuple[Ints, NDArray[np.uint8]]:
@@ -245,7 +298,7 @@ def read_codes(store: Store, manifest: Manifest, files: Sequence[PartFile]) -> t
         packed.append(b"".join(codes))
         first += len(column)
     if len(lengths) > 1:
-        raise CorruptArtifact(str(manifest.address), f"it has codes of {sorted(lengths)} bytes")
+        raise _lengths_differ(manifest.address, lengths)
     rows_N = np.concatenate(rows)
     width = lengths.pop() if lengths else 0
     return rows_N, np.frombuffer(b"".join(packed), np.uint8).reshape(len(rows_N), width)

@@ -64,10 +64,13 @@ def alike(
     verify: float,
     verify_step: float,
 ) -> NDArray[np.bool_]:
-    """Whether pictures whose codes differ in so many bits are as similar as they need to be: (P,)."""
+    """Whether pictures whose codes differ in so many bits are as similar as they need to be: (P,).
+
+    Equal codes are not asked about: they are the paper's rule.
+    """
     needed_P = needed_similarity(distance_P, verify, verify_step)
-    possible = np.flatnonzero(needed_P <= 1)
-    found_P = np.zeros(len(needed_P), np.bool_)
+    found_P = distance_P == 0
+    possible = np.flatnonzero(~found_P & (needed_P <= 1))
     found_P[possible] = similarity(one_PX[possible], other_PX[possible]) >= needed_P[possible]
     return found_P
 

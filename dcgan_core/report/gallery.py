@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from dcgan_core.artifacts import Manifest
 from dcgan_core.config import DedupConfig
+from dcgan_core.dedup.similarity import SURE_BITS
 from dcgan_core.storage import Store
 from dcgan_core.tables import LongTable, some_rows
 
@@ -30,6 +31,7 @@ APART = 40
 _COMPARISONS = 3 * 10**8
 _QUERIES = 64
 _NEAREST = 2000
+_BLOCK = 65_536
 _LOOKED_AT = 20_000
 _FAR = 2**15
 
@@ -92,12 +94,21 @@ class Gallery:
     groups: tuple[Cluster, ...]
     largest: tuple[Cluster, ...]
     collisions: tuple[Pair, ...]
+    collisions_of: int
+    """Crops that were left out for their code, of which some are drawn."""
     refused: tuple[Pair, ...]
     """Codes within the radius, kept apart; the most alike first."""
+    refused_sampled: bool
+    """Whether there were too many to look at all of them."""
     beyond: tuple[Pair, ...]
     """Of the nearest pairs of kept crops beyond the radius the most alike."""
     compared: int
     """Kept crops whose neighbours beyond the radius were looked for."""
+
+    @property
+    def limit(self) -> int:
+        """Most bits at which pictures can be similar enough."""
+        return SURE_BITS + int((1 - self.verify) / self.verify_step + 1e-9) if self.verify_step else _FAR
 
     @property
     def rows(self) -> Ints:
@@ -115,6 +126,7 @@ def choose(
     table, code_table = LongTable(store, dedup, "dedup-"), LongTable(store, codes, "codes-")
     sizes, widest, by_distance = Counter[str](), Counter[str](), Counter[int]()
     drawn: list[tuple[float, int]] = []
+    sure = 0
     for first, rows in table.tables(["key", "kept_key", "distance", "keep", "why"]):
         out = rows.loc[~rows["keep"] & rows["kept_key"].notna()]
         sizes.update(out["kept_key"].tolist())
@@ -122,6 +134,7 @@ def choose(
         for name, distance in out.groupby("kept_key")["distance"].max().items():
             widest[str(name)] = max(widest[str(name)], int(distance))
         judged = out.loc[~out["why"].isin(["same_file", "same_pixels"]), "key"]
+        sure += len(out) - len(judged)
         places = [(_share(key, seed), first + int(at)) for at, key in judged.items()]
         drawn = heapq.nsmallest(COLLISIONS, [*drawn, *places])
     largest = heapq.nsmallest(LARGEST, sizes, key=lambda name: (-sizes[name], name))
@@ -141,7 +154,7 @@ def choose(
         [kept_row[name] for name in sampled["kept_key"]],
         sampled["why"].tolist(),
     )
-    refused = _refused(table, view, links_M2, config)
+    refused, sampled_pairs = _refused(table, view, links_M2, config)
     beyond, compared = _beyond(table, view, config.radius, seed)
     return Gallery(
         counts=dedup.counts,
@@ -152,7 +165,9 @@ def choose(
         groups=_clusters(view, (by_group[name] for name in some), MEMBERS),
         largest=_clusters(view, (by_group[name] for name in largest), LARGEST_MEMBERS),
         collisions=tuple(sorted(collisions, key=lambda pair: (pair.one.distance, pair.one.key))),
+        collisions_of=sum(by_distance.values()) - sure,
         refused=refused,
+        refused_sampled=sampled_pairs,
         beyond=beyond,
         compared=compared,
     )
@@ -227,7 +242,14 @@ def _clusters(view: _View, groups: Iterable[pd.DataFrame], shown: int) -> tuple[
     return tuple(
         Cluster(
             tuple(
-                Shown(row["row"], row["key"], row["keep"], row["distance"], next(likes), row["why"] or "")
+                Shown(
+                    row["row"],
+                    row["key"],
+                    row["keep"],
+                    int(row["distance"]),
+                    next(likes),
+                    "" if row["keep"] else row["why"],
+                )
                 for row in rows.to_dict("records")
             ),
             size,
@@ -248,26 +270,45 @@ def _pairs(view: _View, ones: list[int], others: list[int], whys: list[str]) -> 
     ]
 
 
-def _refused(table: LongTable, view: _View, links_M2: Ints, config: DedupConfig) -> tuple[Pair, ...]:
-    """Linked crops that are kept both, the most alike first; of very many, some evenly spread."""
+def _refused(
+    table: LongTable, view: _View, links_M2: Ints, config: DedupConfig
+) -> tuple[tuple[Pair, ...], bool]:
+    """Linked crops that are kept both, the most alike first; of very many some evenly spread, and whether."""
     from dcgan_core.dedup.similarity import needed_similarity
 
-    kept_N = np.concatenate(
-        [np.empty(0, np.bool_), *(rows["keep"].to_numpy(bool) for _, rows in table.tables(["keep"]))]
-    )
-    apart = links_M2[kept_N[links_M2].all(1)]
-    apart = apart[:: -(-len(apart) // _LOOKED_AT) or 1]
+    keeper_N = _kept_of_equal_codes(table)
+    apart = keeper_N[links_M2]  # a link names the first of equal codes, which need not be the kept one
+    apart = np.unique(np.sort(apart[(apart >= 0).all(1) & (apart[:, 0] != apart[:, 1])], axis=1), axis=0)
+    step = -(-len(apart) // _LOOKED_AT) or 1
+    apart = apart[::step]
     keys, far, alike = view.compared(apart)
     best = sorted(range(len(apart)), key=lambda at: (-alike[at], far[at], keys[at]))[:APART]
     pairs = _pairs(view, apart[best, 0].tolist(), apart[best, 1].tolist(), [""] * len(best))
     like_enough = alike[best] >= needed_similarity(far[best], config.verify, config.verify_step)
-    return tuple(
+    shown = tuple(
         Pair(
             replace(pair.one, why="not of one group" if alike else ""),
             replace(pair.other, kept=False),
         )
         for pair, alike in zip(pairs, like_enough, strict=True)
     )
+    return shown, step > 1
+
+
+def _kept_of_equal_codes(table: LongTable) -> Ints:
+    """For each row the kept one of the same code, itself or another, or -1 where there is none: (N,)."""
+    keeper_N = np.full(table.rows, -1, np.int64)
+    twins: dict[str, list[int]] = {}
+    for first, rows in table.tables(["keep", "kept_key", "distance"]):
+        kept = first + np.flatnonzero(rows["keep"])
+        keeper_N[kept] = kept
+        same = rows.loc[~rows["keep"] & (rows["distance"] == 0), "kept_key"]
+        for at, key in same.items():
+            twins.setdefault(key, []).append(first + int(at))
+    for first, rows in table.tables(["key", "keep"]) if twins else ():
+        for at, key in rows.loc[rows["keep"] & rows["key"].isin(list(twins)), "key"].items():
+            keeper_N[twins[key]] = first + int(at)
+    return keeper_N
 
 
 def _beyond(table: LongTable, view: _View, radius: int, seed: int) -> tuple[tuple[Pair, ...], int]:
@@ -285,11 +326,7 @@ def _beyond(table: LongTable, view: _View, radius: int, seed: int) -> tuple[tupl
     query_rows = np.sort(np.array([row for _, row in drawn], np.int64))
     query_codes = _stacked(view.table.take(query_rows, ["code"])["code"])
     far_P, ends_P2 = np.empty(0, np.int64), np.empty((0, 2), np.int64)
-    for (first, kept), (_, codes) in zip(table.tables(["keep"]), view.table.tables(["code"]), strict=True):
-        rows_N = first + np.flatnonzero(kept["keep"])
-        if not len(rows_N) or not len(query_rows):
-            continue
-        codes_NB = _stacked(codes["code"].to_numpy()[kept["keep"].to_numpy(bool)])
+    for rows_N, codes_NB in _kept_codes(table, view.table) if len(query_rows) else ():
         for start in range(0, len(query_rows), _QUERIES):
             block = slice(start, start + _QUERIES)
             far_QN = hamming(query_codes[block], codes_NB)
@@ -307,6 +344,22 @@ def _beyond(table: LongTable, view: _View, radius: int, seed: int) -> tuple[tupl
     best = sorted(range(len(far)), key=lambda at: (-alike[at], far[at], keys[at]))[:APART]
     pairs = _pairs(view, ends_P2[best, 0].tolist(), ends_P2[best, 1].tolist(), [""] * len(best))
     return tuple(Pair(pair.one, replace(pair.other, kept=False)) for pair in pairs), len(query_rows)
+
+
+def _kept_codes(table: LongTable, codes: LongTable) -> Iterator[tuple[Ints, NDArray[np.uint8]]]:
+    """Rows (N,) and codes (N, bytes) of all kept crops, in blocks of some size."""
+    rows: list[Ints] = []
+    packed: list[NDArray[np.uint8]] = []
+    for (first, kept), (_, own) in zip(table.tables(["keep"]), codes.tables(["code"]), strict=True):
+        keep = kept["keep"].to_numpy(bool)
+        if keep.any():
+            rows.append(first + np.flatnonzero(keep))
+            packed.append(_stacked(own["code"].to_numpy()[keep]))
+        if sum(map(len, rows)) >= _BLOCK:
+            yield np.concatenate(rows), np.concatenate(packed)
+            rows, packed = [], []
+    if rows:
+        yield np.concatenate(rows), np.concatenate(packed)
 
 
 def _source(photo: Mapping[str, object]) -> Source:

@@ -55,6 +55,7 @@ class ShowDuplicates(Stage):
             tiles[row] = Tile(name, rgb.shape[1], rgb.shape[0], source)
             pictures.append((name, images.encode_jpeg(rgb, _JPEG_QUALITY)))
             progress(number, len(found), "")
+        store.delete(f"{self.address.path}/parts")  # of an earlier edition that showed more
         texts = [(name, page.encode()) for name, page in pages(gallery, tiles).items()]
         with ThreadPoolExecutor(_WRITERS) as pool:  # an object store takes its time for each
             files = pool.map(

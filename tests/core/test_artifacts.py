@@ -102,6 +102,13 @@ def test_files_are_found_by_prefix_in_order_of_their_names() -> None:
     assert [file.name for file in manifest_of(files=files).named("b-")] == ["b-1", "b-2"]
 
 
+def test_files_of_more_than_a_hundred_thousand_parts_keep_their_order() -> None:
+    numbers = (100_001, 99_999, 7, 100_000)
+    files = [PartFile(name=f"rows-{number:05d}.parquet", bytes=0, sha256="") for number in numbers]
+    found = [file.name[5:-8] for file in manifest_of(files=files).named("rows-")]
+    assert found == ["00007", "99999", "100000", "100001"]
+
+
 def test_a_flipped_byte_is_found_and_the_file_named(store: Store) -> None:
     manifest = with_rows(store)
     path = store.local_path(ADDRESS.part_path("crops-00000.parquet"))

@@ -174,8 +174,9 @@ def test_a_call_given_up_half_way_leaves_no_answers_for_the_next() -> None:
 
 
 PARENT = """
-import sys
+import signal, sys
 from dcgan_core.guarded import guarded
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell in the background has switched off
 for _, outcome in guarded("tests.core.hostile:obey", "", ["pid", *sys.argv[1:]], seconds=600):
     print(outcome, flush=True)
 input()

@@ -90,3 +90,4 @@ def test_the_farther_the_codes_the_more_alike_the_pictures_must_be() -> None:
     one = smooth(1).repeat(5, axis=0)
     assert alike(one, one, far, 0.86, 0.015).tolist() == [True, True, True, True, False]
     assert alike(one, one, far, 0.86, 0.0).all()
+    assert alike(one, smooth(5, 1), far, 0.86, 0.0).tolist() == [True, False, False, False, False]

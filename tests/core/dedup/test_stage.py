@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dcgan_core.artifacts import (
+    SCHEMA,
     Address,
     Manifest,
     Receipt,
@@ -27,7 +29,7 @@ from dcgan_core.artifacts import (
 from dcgan_core.backend import LocalBackend
 from dcgan_core.config import DedupConfig
 from dcgan_core.dedup import neighbours
-from dcgan_core.dedup.links import Links
+from dcgan_core.dedup.links import Links, read_links
 from dcgan_core.dedup.similarity import similarity
 from dcgan_core.dedup.stage import CODES, DEDUP, Dedup
 from dcgan_core.errors import ConfigError, CorruptArtifact, MissingArtifact
@@ -74,19 +76,8 @@ def grouped(table: pd.DataFrame, files: int = 2, backend: Backend | None = None,
     """Run both over a table of codes that lies in some files."""
     config = DedupConfig(**settings)
     with tempfile.TemporaryDirectory() as root:
-        store, codes = Store(root), Address("codes", "0123456789abcdef")
-        receipts = []
-        for number, at in enumerate(np.array_split(np.arange(len(table)), files)):
-            rows = pa.Table.from_pandas(table.iloc[at], CODES, preserve_index=False)
-            name, data = f"codes-{number:05d}.parquet", encode_table(rows.replace_schema_metadata(None))
-            file = write_part(store, codes, name, data, rows=len(rows))
-            receipts.append(Receipt(part=number, key=file.sha256, files=(file,)))
-        made = {"inputs": {}, "config": {}, "source": {}, "metrics": {}, "provenance": {}, "seed": 0}
-        made |= {"counts": {"crops": len(table)}, "parts": tuple(receipts), "predecessor": None}
-        write_manifest(
-            store,
-            Manifest(schema_version=1, artifact="codes", fingerprint=codes.fingerprint, version=1, **made),
-        )
+        store = Store(root)
+        codes = write_codes(store, [table.iloc[at] for at in np.array_split(np.arange(len(table)), files)])
         links = Links(0, {"codes": codes}, "preset", config)
         dedup = Dedup(0, {"codes": codes, "links": links.address}, "preset", config)
         for stage in (links, dedup):
@@ -97,6 +88,33 @@ def grouped(table: pd.DataFrame, files: int = 2, backend: Backend | None = None,
         assert rows.schema == DEDUP
         frame = pd.DataFrame(rows.to_pylist(), columns=DEDUP.names, dtype=object)
         return Groups(frame, manifest.counts, hashes, manifest_of(store, links))
+
+
+def write_codes(store: Store, tables: Sequence[pd.DataFrame]) -> Address:
+    """Write tables of codes as if the stage had made them."""
+    codes, receipts = Address("codes", "0123456789abcdef"), []
+    for number, table in enumerate(tables):
+        rows = pa.Table.from_pandas(table, CODES, preserve_index=False)
+        name, data = f"codes-{number:05d}.parquet", encode_table(rows.replace_schema_metadata(None))
+        file = write_part(store, codes, name, data, rows=len(rows))
+        receipts.append(Receipt(part=number, key=file.sha256, files=(file,)))
+    manifest = Manifest(
+        schema_version=SCHEMA,
+        artifact=codes.artifact,
+        fingerprint=codes.fingerprint,
+        version=1,
+        config={},
+        source={},
+        seed=0,
+        inputs={},
+        predecessor=None,
+        parts=tuple(receipts),
+        counts={"crops": sum(map(len, tables))},
+        metrics={},
+        provenance={},
+    )
+    write_manifest(store, manifest)
+    return codes
 
 
 def made(table: pd.DataFrame, **settings: Any) -> pd.DataFrame:
@@ -278,12 +296,44 @@ def test_a_split_comparison_holds_little_at_a_time_and_reports_crowded_buckets(
     monkeypatch.setattr(neighbours, "OVERSIZED", 4)
     table = codes_table(4000, spread=0.5)
     found = grouped(table, 16, radius=3, codes_per_task=1000)
-    assert found.links.counts["largest_partition"] <= 700  # of 4000
+    assert found.links.counts["most_codes_at_once"] <= 1200  # of 4000
     assert found.links.counts["largest_bucket"] > 4
     assert found.links.counts["oversized_buckets"] > 0
     blocks = [part for part in found.links.parts if "rows" in part.metrics]
     assert len(blocks) == 8
     assert all(sum(band) == 500 for block in blocks for band in block.metrics["rows"])
+
+
+def test_blocks_that_were_split_before_are_right_where_an_earlier_file_has_grown(store: Store) -> None:
+    table = codes_table(1600, spread=0.5)
+    files = [table.iloc[start : start + 100] for start in range(0, 1600, 100)]
+    longer = pd.concat([files[1], table.iloc[:1].assign(key="new_0")])  # not among those bands are planned by
+    config = DedupConfig(radius=4, codes_per_task=500)
+    links = Links(0, {"codes": write_codes(store, files)}, "preset", config)
+    run(links, store, LocalBackend(1))
+    write_codes(store, [files[0], longer, *files[2:]])
+    run(links, store, LocalBackend(1))
+    manifest = manifest_of(store, links)
+    assert manifest.provenance["parts_reused"] > 0
+    whole = pd.concat([files[0], longer, *files[2:]])
+    packed = np.stack([np.frombuffer(code, np.uint8) for code in whole["code"]])
+    assert np.array_equal(read_links(store, manifest, 1601), neighbours.links_within(packed, 4))
+    assert {file.name for file in manifest.files} == set(store.names(f"{links.address.path}/parts"))
+
+
+def test_equal_codes_are_held_once_and_crowds_of_them_cost_no_memory() -> None:
+    table = codes_table(2000).assign(code=codes_table(1)["code"][0])
+    found = grouped(table, 20, radius=3, codes_per_task=200)
+    assert found.links.counts["most_codes_at_once"] <= 20
+    assert found.rows["keep"].tolist().count(True) == 1
+
+
+def test_codes_of_two_lengths_in_two_files_are_refused_by_name(store: Store) -> None:
+    one, other = codes_table(50), codes_table(50).assign(code=b"xyz")
+    for most in (1000, 20):
+        links = Links(0, {"codes": write_codes(store, [one, other])}, "p", DedupConfig(codes_per_task=most))
+        with pytest.raises(CorruptArtifact, match=r"\[3, 4\] bytes"):
+            run(links, store, LocalBackend(1))
 
 
 def test_bytes_lost_between_the_waves_are_noticed(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from dcgan_core.artifacts import Manifest, find, read_manifest, read_part
@@ -21,6 +22,7 @@ from dcgan_core.stage import run
 from dcgan_core.storage import Store
 from dcgan_core.tables import read_all
 from tests.conftest import Tiny
+from tests.core.dedup.test_stage import rewrite
 from tests.core.report.test_page import ACTIVE_ELEMENTS, HOSTILE, LOADING, Elements
 
 
@@ -110,6 +112,29 @@ def test_pairs_just_not_grouped_equal_brute_force(
         assert not any(each.kept for pair in pairs for each in (pair.one, pair.other))
 
 
+def test_a_refused_pair_is_shown_where_the_kept_one_of_equal_codes_is_not_the_first(
+    finished_store: Store, tiny: Tiny
+) -> None:
+    config = load_pipeline(tiny.preset, tiny.overrides).config.dedup
+    codes, dedup = find(finished_store, "codes"), find(finished_store, "dedup")
+    rows = read_all(finished_store, dedup, "dedup-").to_pandas()
+    for file in dedup.named("dedup-"):
+        rewrite(finished_store, find(finished_store, "dedup"), file.name, _all_equal)
+    dedup = find(finished_store, "dedup")
+    out = int(np.flatnonzero(~rows["keep"])[0])
+    keeper = rows["kept_key"][out]
+    other = next(at for at in np.flatnonzero(rows["keep"]).tolist() if rows["key"][at] != keeper)
+    links = np.array([sorted((out, other))])
+    (pair,) = choose(finished_store, dedup, codes, links, config, seed=0).refused
+    assert {pair.one.key, pair.other.key} == {keeper, rows["key"][other]}
+
+
+def _all_equal(table: pa.Table) -> pa.Table:
+    """As if all that was left out had the code of the kept one."""
+    zero = pa.array([0] * len(table), pa.int32())
+    return table.set_column(table.schema.get_field_index("distance"), "distance", zero)
+
+
 def test_what_is_shown_does_not_depend_on_how_photos_are_divided_into_parts(
     own_tiny: Tiny, store: Store
 ) -> None:
@@ -153,7 +178,9 @@ def test_groups_are_paged_and_words_of_the_web_stay_words() -> None:
         groups=groups,
         largest=groups[:1],
         collisions=(Pair(other, one),),
+        collisions_of=4,
         refused=(),
+        refused_sampled=False,
         beyond=(),
         compared=7,
     )
