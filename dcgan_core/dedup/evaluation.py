@@ -15,12 +15,7 @@ from numpy.typing import NDArray
 from dcgan_core import images
 from dcgan_core.artifacts import Manifest
 from dcgan_core.dedup.autoencoder import PIXELS
-from dcgan_core.dedup.codes import (
-    encode,
-    luma,
-    thumbnail,
-    verified_distances,
-)
+from dcgan_core.dedup.codes import encode, luma, thumbnail, verified_distances
 from dcgan_core.dedup.neighbours import distances, hamming
 from dcgan_core.dedup.scoring import Counts, Row, Trial, by_radius, histogram
 from dcgan_core.dedup.similarity import alike

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from dcgan_core.dedup.neighbours import classes_of
+from dcgan_core.dedup.neighbours import classes_of, distinct_pairs
 
 Alike = Callable[[NDArray[np.int64]], NDArray[np.bool_]]
 """Whether the two items of each pair (P, 2) look alike: (P,)."""
@@ -57,7 +57,7 @@ def group(
         _, place_U = np.unique(class_L[best_first_L], return_index=True)  # first of each class
         best_U = linked_L[best_first_L[place_U]]
         near_P2 = np.sort(class_L[ends.reshape(-1, 2)], axis=1)
-        near_P2 = _distinct(near_P2[near_P2[:, 0] != near_P2[:, 1]], len(best_U))
+        near_P2 = distinct_pairs(near_P2[near_P2[:, 0] != near_P2[:, 1]], len(best_U))
         alike_P = np.ones(len(near_P2), np.bool_) if alike is None else alike(best_U[near_P2])
         refused = int((~alike_P).sum())
         leader_U = _leaders(codes_NB[best_U], near_P2[alike_P], near_P2[~alike_P], place_U, diameter // 2)
@@ -65,11 +65,6 @@ def group(
     kept_N = keeper_N == np.arange(len(codes_NB))
     group_N = (np.cumsum(kept_N, dtype=np.int64) - 1)[keeper_N]
     return Groups(group_N, kept_N, keeper_N, refused)
-
-
-def _distinct(pairs_P2: NDArray[np.int64], n: int) -> NDArray[np.int64]:
-    """Each pair of numbers below n once, in ascending order."""
-    return np.stack(np.divmod(np.unique(pairs_P2[:, 0] * n + pairs_P2[:, 1]), n), 1)
 
 
 def _leaders(

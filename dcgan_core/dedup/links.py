@@ -23,7 +23,6 @@ from dcgan_core.artifacts import (
     Manifest,
     PartFile,
     Receipt,
-    read_manifest,
     read_receipt,
     write_part,
 )
@@ -131,6 +130,10 @@ class Links(Stage):
         return Receipt(part=part.index, key=part.key, files=(file,), counts=counts)
 
     def finish(self, store: Store, receipts: Sequence[Receipt]) -> Summary:
+        listed = {file.name for receipt in receipts for file in receipt.files}
+        for name in store.names(f"{self.address.path}/parts"):
+            if name not in listed:  # left by an earlier way of dividing the work
+                store.delete(self.address.part_path(name))
         compared = [receipt.counts for receipt in receipts if "links" in receipt.counts]
         return Summary(
             {
@@ -140,14 +143,6 @@ class Links(Stage):
                 "oversized_buckets": sum(counts["oversized_buckets"] for counts in compared),
             }
         )
-
-    def settle(self, store: Store) -> None:
-        """Delete what an earlier way of dividing the work has left."""
-        manifest = read_manifest(store, self.address)
-        listed = {file.name for file in manifest.files} if manifest else set()
-        for name in store.names(f"{self.address.path}/parts") if manifest else ():
-            if name not in listed:
-                store.delete(self.address.part_path(name))
 
     def _sample(self, store: Store, manifest: Manifest) -> NDArray[np.uint8]:
         """Codes out of a few files, evenly spread."""
@@ -306,11 +301,13 @@ def read_codes(store: Store, manifest: Manifest, files: Sequence[PartFile]) -> t
 
 def read_links(store: Store, manifest: Manifest, rows: int) -> Ints:
     """Pairs of linked rows (M, 2) of tables of codes with so many rows, each once, in ascending order."""
-    pairs = [np.empty(0, np.int64)]
+    from dcgan_core.dedup.neighbours import distinct_pairs
+
+    pairs = [np.empty((0, 2), np.int64)]
     for file in manifest.named("links-"):
-        a, b = (each.to_numpy() for each in read_rows(store, manifest.address, file).columns)
-        pairs.append(np.unique(a * rows + b))
-    return np.stack(np.divmod(np.unique(np.concatenate(pairs)), max(1, rows)), 1)
+        columns = read_rows(store, manifest.address, file).columns
+        pairs.append(np.stack([each.to_numpy() for each in columns], 1))
+    return distinct_pairs(np.concatenate(pairs), rows)
 
 
 @dataclass(frozen=True)

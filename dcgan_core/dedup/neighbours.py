@@ -115,6 +115,11 @@ def sorted_pairs(pairs_M2: Ints) -> Ints:
     return np.stack([low[order], high[order]], 1)
 
 
+def distinct_pairs(pairs_P2: Ints, n: int) -> Ints:
+    """Each pair of numbers below n once, in ascending order."""
+    return np.stack(np.divmod(np.unique(pairs_P2[:, 0] * n + pairs_P2[:, 1]), max(1, n)), 1)
+
+
 def classes_of(codes_NB: NDArray[np.uint8]) -> Ints:
     """A number per code (N,), the same for equal codes: 0 to U-1, in ascending order of the codes' words."""
     equal = _equal(codes_NB)

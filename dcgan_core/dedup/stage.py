@@ -442,6 +442,6 @@ def stacked(codes: list[bytes]) -> NDArray[np.uint8]:
     return np.frombuffer(b"".join(codes), np.uint8).reshape(len(codes), -1)
 
 
-def share(key: str, seed: int) -> float:
+def share(key: str, seed: int | str) -> float:
     """A number in [0, 1) that depends on the key and the seed alone."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{key}".encode()).digest()[:8]) / 2**64

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from dcgan_core.artifacts import Manifest
 from dcgan_core.config import DedupConfig
 from dcgan_core.dedup.similarity import SURE_BITS
+from dcgan_core.dedup.stage import share, stacked
 from dcgan_core.storage import Store
 from dcgan_core.tables import LongTable, some_rows
 
@@ -124,6 +124,7 @@ def choose(
 ) -> Gallery:
     """Choose what to show; what is drawn depends on keys and the seed, not on how crops lie in files."""
     table, code_table = LongTable(store, dedup, "dedup-"), LongTable(store, codes, "codes-")
+    draw = f"gallery:{seed}"
     sizes, widest, by_distance = Counter[str](), Counter[str](), Counter[int]()
     drawn: list[tuple[float, int]] = []
     sure = 0
@@ -135,35 +136,34 @@ def choose(
             widest[str(name)] = max(widest[str(name)], int(distance))
         judged = out.loc[~out["why"].isin(["same_file", "same_pixels"]), "key"]
         sure += len(out) - len(judged)
-        places = [(_share(key, seed), first + int(at)) for at, key in judged.items()]
+        places = [(share(key, draw), first + int(at)) for at, key in judged.items()]
         drawn = heapq.nsmallest(COLLISIONS, [*drawn, *places])
     largest = heapq.nsmallest(LARGEST, sizes, key=lambda name: (-sizes[name], name))
-    some = heapq.nsmallest(config.gallery_groups, sizes, key=lambda name: (_share(name, seed), name))
+    some = heapq.nsmallest(config.gallery_groups, sizes, key=lambda name: (share(name, draw), name))
     some = sorted(some, key=lambda name: (-widest[name], name))
     drawn_rows = [row for _, row in drawn]
     sampled = table.take(np.array(drawn_rows, np.int64), ["kept_key", "why"])
     members = _members(table, [*largest, *some, *sampled["kept_key"]])
-    view = _View(code_table)
     kept_row = dict(
         zip(members.loc[members["keep"], "key"], members.loc[members["keep"], "row"], strict=True)
     )
     by_group = dict(list(members.groupby("kept_key")))
     collisions = _pairs(
-        view,
+        code_table,
         drawn_rows,
         [kept_row[name] for name in sampled["kept_key"]],
         sampled["why"].tolist(),
     )
-    refused, sampled_pairs = _refused(table, view, links_M2, config)
-    beyond, compared = _beyond(table, view, config.radius, seed)
+    refused, sampled_pairs = _refused(table, code_table, links_M2, config)
+    beyond, compared = _beyond(table, code_table, config.radius, draw)
     return Gallery(
         counts=dedup.counts,
         radius=config.radius,
         verify=config.verify,
         verify_step=config.verify_step,
         by_distance=tuple(by_distance[bits] for bits in range(max(by_distance, default=-1) + 1)),
-        groups=_clusters(view, (by_group[name] for name in some), MEMBERS),
-        largest=_clusters(view, (by_group[name] for name in largest), LARGEST_MEMBERS),
+        groups=_clusters(code_table, (by_group[name] for name in some), MEMBERS),
+        largest=_clusters(code_table, (by_group[name] for name in largest), LARGEST_MEMBERS),
         collisions=tuple(sorted(collisions, key=lambda pair: (pair.one.distance, pair.one.key))),
         collisions_of=sum(by_distance.values()) - sure,
         refused=refused,
@@ -195,32 +195,26 @@ def read_pictures(
             photo_of[row["key"]] = row["photo_key"]
         if number >= len(photo_files):
             continue
-        name, columns = photo_files[number].name, ["key", "url", "page_url", "credit", "artist"]
+        name, columns = photo_files[number].name, ["key", "url", "page_url"]
         found = {row["key"]: row for row in some_rows(store, photos, name, set(photo_of.values()), columns)}
         sources |= {row_of[key]: _source(found[photo]) for key, photo in photo_of.items() if photo in found}
     return {row: (data, sources.get(row, Source())) for row, data in images.items()}
 
 
-class _View:
-    """Codes and grey pictures of some rows, read when they are asked for."""
+def _compared(codes: LongTable, ends_P2: Ints) -> tuple[list[list[str]], Ints, NDArray[np.float64]]:
+    """Keys (P, 2), distances (P,) and similarities (P,) of pairs of rows."""
+    from dcgan_core.dedup.neighbours import distances
+    from dcgan_core.dedup.similarity import similarity
 
-    def __init__(self, table: LongTable) -> None:
-        self.table = table
-
-    def compared(self, ends_P2: Ints) -> tuple[list[list[str]], Ints, NDArray[np.float64]]:
-        """Keys (P, 2), distances (P,) and similarities (P,) of pairs of rows."""
-        from dcgan_core.dedup.neighbours import distances
-        from dcgan_core.dedup.similarity import similarity
-
-        if not len(ends_P2):
-            return [], np.empty(0, np.int64), np.empty(0)
-        rows_U, places = np.unique(ends_P2, return_inverse=True)
-        found = self.table.take(rows_U, ["key", "code", "luma"])
-        codes, lumas = (_stacked(found[name]) for name in ("code", "luma"))
-        places_P2 = places.reshape(-1, 2)
-        keys = found["key"].to_numpy()[places_P2].tolist()
-        alike = similarity(lumas[places_P2[:, 0]], lumas[places_P2[:, 1]])
-        return keys, distances(codes, places_P2), alike
+    if not len(ends_P2):
+        return [], np.empty(0, np.int64), np.empty(0)
+    rows_U, places = np.unique(ends_P2, return_inverse=True)
+    found = codes.take(rows_U, ["key", "code", "luma"])
+    packed, lumas = (stacked(found[name].tolist()) for name in ("code", "luma"))
+    places_P2 = places.reshape(-1, 2)
+    keys = found["key"].to_numpy()[places_P2].tolist()
+    alike = similarity(lumas[places_P2[:, 0]], lumas[places_P2[:, 1]])
+    return keys, distances(packed, places_P2), alike
 
 
 def _members(table: LongTable, names: list[str]) -> pd.DataFrame:
@@ -233,11 +227,11 @@ def _members(table: LongTable, names: list[str]) -> pd.DataFrame:
     return members.sort_values(["keep", "distance", "key"], ascending=[False, True, True], ignore_index=True)
 
 
-def _clusters(view: _View, groups: Iterable[pd.DataFrame], shown: int) -> tuple[Cluster, ...]:
+def _clusters(codes: LongTable, groups: Iterable[pd.DataFrame], shown: int) -> tuple[Cluster, ...]:
     """Groups, their members compared with the first one, which is the one kept."""
     heads = [(members.head(shown), len(members)) for members in groups]
     ends = [(rows["row"].iloc[0], row) for rows, _ in heads for row in rows["row"]]
-    _, _, alike = view.compared(np.array(ends, np.int64).reshape(-1, 2))
+    _, _, alike = _compared(codes, np.array(ends, np.int64).reshape(-1, 2))
     likes = iter(alike.tolist())
     return tuple(
         Cluster(
@@ -258,10 +252,10 @@ def _clusters(view: _View, groups: Iterable[pd.DataFrame], shown: int) -> tuple[
     )
 
 
-def _pairs(view: _View, ones: list[int], others: list[int], whys: list[str]) -> list[Pair]:
+def _pairs(codes: LongTable, ones: list[int], others: list[int], whys: list[str]) -> list[Pair]:
     """Pairs of rows side by side, the second one kept."""
     ends = np.array([ones, others], np.int64).T.reshape(-1, 2)
-    keys, far, alike = view.compared(ends)
+    keys, far, alike = _compared(codes, ends)
     return [
         Pair(Shown(one, names[0], False, bits, like, why), Shown(other, names[1], True, bits, like))
         for (one, other), names, bits, like, why in zip(
@@ -271,7 +265,7 @@ def _pairs(view: _View, ones: list[int], others: list[int], whys: list[str]) -> 
 
 
 def _refused(
-    table: LongTable, view: _View, links_M2: Ints, config: DedupConfig
+    table: LongTable, codes: LongTable, links_M2: Ints, config: DedupConfig
 ) -> tuple[tuple[Pair, ...], bool]:
     """Linked crops that are kept both, the most alike first; of very many some evenly spread, and whether."""
     from dcgan_core.dedup.similarity import needed_similarity
@@ -281,9 +275,9 @@ def _refused(
     apart = np.unique(np.sort(apart[(apart >= 0).all(1) & (apart[:, 0] != apart[:, 1])], axis=1), axis=0)
     step = -(-len(apart) // _LOOKED_AT) or 1
     apart = apart[::step]
-    keys, far, alike = view.compared(apart)
+    keys, far, alike = _compared(codes, apart)
     best = sorted(range(len(apart)), key=lambda at: (-alike[at], far[at], keys[at]))[:APART]
-    pairs = _pairs(view, apart[best, 0].tolist(), apart[best, 1].tolist(), [""] * len(best))
+    pairs = _pairs(codes, apart[best, 0].tolist(), apart[best, 1].tolist(), [""] * len(best))
     like_enough = alike[best] >= needed_similarity(far[best], config.verify, config.verify_step)
     shown = tuple(
         Pair(
@@ -311,7 +305,7 @@ def _kept_of_equal_codes(table: LongTable) -> Ints:
     return keeper_N
 
 
-def _beyond(table: LongTable, view: _View, radius: int, seed: int) -> tuple[tuple[Pair, ...], int]:
+def _beyond(table: LongTable, codes: LongTable, radius: int, draw: str) -> tuple[tuple[Pair, ...], int]:
     """Of the nearest pairs of kept crops beyond the radius, of some drawn ones with all, the most alike; and
     how many were drawn."""
     from dcgan_core.dedup.neighbours import hamming
@@ -321,12 +315,12 @@ def _beyond(table: LongTable, view: _View, radius: int, seed: int) -> tuple[tupl
     drawn: list[tuple[float, int]] = []
     for first, rows in table.tables(["key", "keep"]):
         kept = rows.loc[rows["keep"], "key"]
-        places = [(_share(key, seed), first + int(at)) for at, key in kept.items()]
+        places = [(share(key, draw), first + int(at)) for at, key in kept.items()]
         drawn = heapq.nsmallest(queries, [*drawn, *places])
     query_rows = np.sort(np.array([row for _, row in drawn], np.int64))
-    query_codes = _stacked(view.table.take(query_rows, ["code"])["code"])
+    query_codes = stacked(codes.take(query_rows, ["code"])["code"].tolist())
     far_P, ends_P2 = np.empty(0, np.int64), np.empty((0, 2), np.int64)
-    for rows_N, codes_NB in _kept_codes(table, view.table) if len(query_rows) else ():
+    for rows_N, codes_NB in _kept_codes(table, codes) if len(query_rows) else ():
         for start in range(0, len(query_rows), _QUERIES):
             block = slice(start, start + _QUERIES)
             far_QN = hamming(query_codes[block], codes_NB)
@@ -340,9 +334,9 @@ def _beyond(table: LongTable, view: _View, radius: int, seed: int) -> tuple[tupl
             # drawn with drawn is met from both sides
             new = np.r_[True, (ends_P2[1:] != ends_P2[:-1]).any(1)][: len(far_P)]
             ends_P2, far_P = ends_P2[new][:_NEAREST], far_P[new][:_NEAREST]
-    keys, far, alike = view.compared(ends_P2)
+    keys, far, alike = _compared(codes, ends_P2)
     best = sorted(range(len(far)), key=lambda at: (-alike[at], far[at], keys[at]))[:APART]
-    pairs = _pairs(view, ends_P2[best, 0].tolist(), ends_P2[best, 1].tolist(), [""] * len(best))
+    pairs = _pairs(codes, ends_P2[best, 0].tolist(), ends_P2[best, 1].tolist(), [""] * len(best))
     return tuple(Pair(pair.one, replace(pair.other, kept=False)) for pair in pairs), len(query_rows)
 
 
@@ -354,7 +348,7 @@ def _kept_codes(table: LongTable, codes: LongTable) -> Iterator[tuple[Ints, NDAr
         keep = kept["keep"].to_numpy(bool)
         if keep.any():
             rows.append(first + np.flatnonzero(keep))
-            packed.append(_stacked(own["code"].to_numpy()[keep]))
+            packed.append(stacked(own["code"].to_numpy()[keep].tolist()))
         if sum(map(len, rows)) >= _BLOCK:
             yield np.concatenate(rows), np.concatenate(packed)
             rows, packed = [], []
@@ -366,13 +360,3 @@ def _source(photo: Mapping[str, object]) -> Source:
     page, url = (str(photo[name] or "") for name in ("page_url", "url"))
     link = next((each for each in (page, url) if each.startswith(("http://", "https://"))), "")
     return Source(link, url.rpartition("/")[2] or url)
-
-
-def _stacked(column: Iterable[bytes]) -> NDArray[np.uint8]:
-    packed = list(column)
-    return np.frombuffer(b"".join(packed), np.uint8).reshape(len(packed), -1 if packed else 0)
-
-
-def _share(key: str, seed: int) -> float:
-    """A number in [0, 1) that depends on the key and the seed alone."""
-    return int.from_bytes(hashlib.sha256(f"gallery:{seed}:{key}".encode()).digest()[:8]) / 2**64

@@ -14,6 +14,7 @@ from dcgan_core.config import DedupConfig, Json
 from dcgan_core.progress import Progress
 from dcgan_core.stage import Part, Stage, Summary
 from dcgan_core.storage import Store
+from dcgan_core.tables import LongTable
 
 _SIDE, _JPEG_QUALITY, _WRITERS = 160, 88, 8
 
@@ -44,7 +45,7 @@ class ShowDuplicates(Stage):
         photos, crops, codes, links, dedup = (
             self.input_manifest(store, name) for name in ("photos", "crops", "codes", "links", "dedup")
         )
-        pairs = read_links(store, links, sum(file.rows or 0 for file in codes.named("codes-")))
+        pairs = read_links(store, links, LongTable(store, codes, "codes-").rows)
         gallery = choose(store, dedup, codes, pairs, self.config, self.seed)
         found = read_pictures(store, codes, crops, photos, gallery.rows)
         tiles: dict[int, Tile] = {}
