@@ -135,20 +135,24 @@ def show(
 
 
 @app.command()
-def verify(artifact: Annotated[str, typer.Argument(help="KIND, KIND/FINGERPRINT, or all.")] = "all") -> None:
-    """Check every file against its manifest: present, same bytes, same rows. Exit code 1 on any damage."""
+def verify(
+    artifact: Annotated[str, typer.Argument(help="KIND, KIND/FINGERPRINT, or all.")] = "all",
+    mend: Annotated[
+        bool, typer.Option("--repair", help="Make damaged shards anew from the crops they were made of.")
+    ] = False,
+) -> None:
+    """Check every file against its manifest: present, same bytes, same rows; of shards every image as well.
+
+    Exit code 1 where damage is left."""
     store = load_place().store()
     chosen = all_manifests(store) if artifact == "all" else [find(store, artifact)]
     damaged = 0
     for manifest in chosen:
-        with _bar(f"verify {manifest.address}", "files") as report:
-            wrong = []
-            for done, (_, problem) in enumerate(problems(store, manifest), 1):
-                report(done, len(manifest.files), "")
-                wrong += [problem] if problem else []
+        wrong = _damage(store, manifest)
         for problem in wrong:
             err.print(f"[red]damaged[/] {problem}", soft_wrap=True)
-        damaged += len(wrong)
+        mended = _repaired(store, manifest, wrong) if mend and manifest.artifact == "shards" else 0
+        damaged += len(wrong) - mended
         if not wrong:
             out.print(
                 f"[green]sound[/]   {manifest.address}  {len(manifest.files)} files, {_size(manifest.bytes)}"
@@ -161,6 +165,35 @@ def verify(artifact: Annotated[str, typer.Argument(help="KIND, KIND/FINGERPRINT,
             damaged += 1
     if damaged:
         raise typer.Exit(1)
+
+
+def _damage(store: Store, manifest: Manifest) -> list[Any]:
+    """What is wrong with an artifact, in words; with shards, as ``Damage``."""
+    from dcgan_core.shard.check import damage, shard_files
+
+    with _bar(f"verify {manifest.address}", "files") as report:
+        wrong: list[Any] = []
+        if manifest.artifact == "shards":
+            count = len(shard_files(manifest))
+            for number in range(count):
+                wrong += damage(store, manifest, number)
+                report(number + 1, count, "")
+            return wrong
+        for done, (_, problem) in enumerate(problems(store, manifest), 1):
+            report(done, len(manifest.files), "")
+            wrong += [problem] if problem else []
+        return wrong
+
+
+def _repaired(store: Store, manifest: Manifest, wrong: list[Any]) -> int:
+    """Make damaged shards anew; how much of what was wrong is mended."""
+    from dcgan_core.shard.check import repair, shard_files
+
+    for number in sorted({each.shard for each in wrong}):
+        repair(store, manifest, number)
+        tar, index = shard_files(manifest)[number]
+        out.print(f"[green]repaired[/] {manifest.address}  {tar.name}, {index.name}")
+    return len(wrong)
 
 
 @app.command("rm")

@@ -286,8 +286,15 @@ class ShardConfig(Section):
     authors take the centre 64 px of 128 px boxes)."""
     samples_per_shard: PositiveInt = 2048
     """Largest number of samples in one tar; counts differ by at most one between tars."""
+    format: Literal["jpeg", "png", "webp"] = "jpeg"
+    """Format of what is encoded here. A crop that has the right size already is passed through untouched,
+    whatever this says."""
     jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 95
-    """JPEG quality (4:4:4). A stored JPEG that already has the right size is passed through untouched."""
+    """JPEG quality (4:4:4: colours keep their resolution)."""
+    webp_quality: Annotated[int, Field(ge=1, le=100)] | None = None
+    """WebP quality. None: lossless. Any number halves the resolution of colours: lossy WebP always does."""
+    samples_per_task: PositiveInt = effort(131_072)
+    """Most samples that one process holds. Larger sets are shuffled through files, with the same result."""
 
 
 class TrainConfig(Section):
@@ -320,6 +327,15 @@ class TrainConfig(Section):
     """Decay of the moving average of G kept for a second set of samples; 0 switches it off."""
     precision: Literal["auto", "bf16", "float32"] = "auto"
     """Arithmetic of the forward and backward passes; `auto` takes bf16 where the processor has it."""
+    data: Literal["auto", "device", "host", "stream"] = effort("auto")
+    """Where the pixels are. `device`: all of them decoded on the GPU (without one: in memory), batches are
+    taken there. `host`: decoded in main memory, once a machine. `stream`: decoded as training goes. `auto`:
+    the first of these that takes at most half of what is free. The order is the same in all."""
+    data_threads: PositiveInt = effort(2)
+    """Threads that make batches ahead of training (`host` and `stream`)."""
+    max_bad: Share = effort(0.001)
+    """Largest share of images that may be unreadable: each is left out, counted, and the next good one in
+    the shards stands in its place. Beyond it training stops with BadSamples."""
     log_every: PositiveInt = effort(50)
     """Steps between lines of metrics.jsonl."""
     sample_every: PositiveInt = effort(500)

@@ -57,6 +57,25 @@ class CorruptArtifact(DcganError):
         return f"{self.path} is damaged: {self.what}; make it anew: dcgan run STAGE --refresh"
 
 
+class DamagedTar(CorruptArtifact):
+    """A tar of somebody else is not whole, or what it holds is not clear."""
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.what}; get it or write it again"
+
+
+class BadSamples(CorruptArtifact):
+    """More samples of a set of shards cannot be read than may be left out."""
+
+    def __init__(self, path: str, what: str, address: str) -> None:
+        DcganError.__init__(self, path, what, address)
+        self.path, self.what, self.address = path, what, address
+
+    def __str__(self) -> str:
+        advice = f"; dcgan verify {self.address} names all, and with --repair makes them anew from the crops"
+        return f"{self.path} is damaged: {self.what}{advice if self.address else ''}"
+
+
 class DataError(DcganError):
     """One item cannot be used: it becomes a row's status and never stops a stage."""
 

@@ -127,6 +127,16 @@ def encode_png(rgb: Rgb) -> bytes:
     return cv2.imencode(".png", _bgr(rgb), [cv2.IMWRITE_PNG_COMPRESSION, 6])[1].tobytes()
 
 
+def encode_webp(rgb: Rgb, quality: int | None) -> bytes:
+    """WebP bytes of an RGB array (H, W, 3), `quality` 1 to 100 or None for lossless; equal arrays give equal
+    bytes."""
+    import cv2
+
+    lossless = 101  # what OpenCV calls it
+    options = [cv2.IMWRITE_WEBP_QUALITY, lossless if quality is None else quality]
+    return cv2.imencode(".webp", _bgr(rgb), options)[1].tobytes()
+
+
 def resize(rgb: Rgb, size: int) -> Rgb:
     """Scale a square image (H, H, 3) to (size, size, 3); what is not square is stretched.
 

@@ -32,6 +32,10 @@ class Place(BaseSettings):
     """Address of a running Ray cluster (`auto` inside one); empty: an embedded Ray for the run."""
     s3_endpoint_url: str = ""
     """Endpoint of an S3-compatible store; empty: AWS. Credentials come from the usual `AWS_*` variables."""
+    cache: str = "~/.cache/dcgan/shards"
+    """Local directory where training keeps shards of a remote root; empty: none is kept."""
+    cache_gib: Annotated[float, Field(ge=0)] = 50.0
+    """Largest size of that directory in GiB. A set that does not fit is read from the store in ranges."""
 
     @field_validator("root")
     @classmethod
@@ -43,7 +47,9 @@ class Place(BaseSettings):
     def store(self) -> Store:
         """The store at the root."""
         options = (("endpoint_url", self.s3_endpoint_url),) if self.s3_endpoint_url else ()
-        return Store(self.root, options if self.root.startswith("s3://") else ())
+        cache = str(Path(self.cache).expanduser().absolute()) if self.cache else ""
+        options = options if self.root.startswith("s3://") else ()
+        return Store(self.root, options, cache, int(self.cache_gib * 2**30))
 
     def worker_count(self) -> int:
         """Parts worked on at once on this machine."""

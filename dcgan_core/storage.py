@@ -39,6 +39,10 @@ class Store:
 
     root: str
     client_options: tuple[tuple[str, str], ...] = ()
+    cache: str = ""
+    """Local directory for files of a remote root that are read again and again (shards); empty: none."""
+    cache_bytes: int = 0
+    """Largest size of that directory."""
 
     @property
     def is_local(self) -> bool:

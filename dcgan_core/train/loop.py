@@ -6,11 +6,10 @@ import copy
 import json
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from dcgan_core import images
@@ -21,9 +20,10 @@ from dcgan_core.models.dcgan import Discriminator, Generator, build
 from dcgan_core.models.norms import Net, batch_statistics, recalibrated
 from dcgan_core.models.specs import NetSpec
 from dcgan_core.models.weights import describe_model, net_bytes, to_uint8
-from dcgan_core.shard.order import Positions, balanced
+from dcgan_core.shard.order import Indices, Sampler, balanced, state_after
 from dcgan_core.storage import Store
 from dcgan_core.train import checkpoint
+from dcgan_core.train.data import Feed, Pixels
 from dcgan_core.train.runtime import Runtime, autocast_dtype
 from dcgan_core.train.step import (
     Player,
@@ -37,6 +37,7 @@ from dcgan_core.train.step import (
 
 GRID_SAMPLES = 64
 _RECALIBRATION_BATCHES = 32
+_WORTH_SAYING = 0.05
 # Streams of random numbers beside that of the training steps; a step number never reaches them.
 _GRID_STREAM, _RECALIBRATION_STREAM = 2**40, 2**41
 
@@ -49,6 +50,7 @@ class Run:
     discriminator: Player[Discriminator]
     average: Generator | None
     step: int = 0
+    loader: dict[str, int] = field(default_factory=lambda: state_after(0, 1))
     updates: dict[str, int] = field(default_factory=lambda: {"g": 0, "d": 0})
     seen: Seen = field(default_factory=Seen)
     log: list[dict[str, float]] = field(default_factory=list)
@@ -62,7 +64,7 @@ def steps_of(config: TrainConfig, samples: int) -> int:
 
 
 def train(
-    pixels_N3SS: NDArray[np.uint8],
+    pixels: Pixels,
     config: TrainConfig,
     spec: NetSpec,
     seed: int,
@@ -85,26 +87,28 @@ def train(
         checkpoint.keep_latest(store, address, config.keep_checkpoints)  # a kill may have left one too many
     runtime.barrier()
     _resume(run, store, address, runtime)
-    pixels = torch.from_numpy(pixels_N3SS).to(runtime.device)
-    positions = Positions(len(pixels), seed)
+    sampler = Sampler(len(pixels), seed, config.batch_size, rank=runtime.rank, world_size=runtime.world_size)
+    sampler.load_state_dict(run.loader)
     mine = balanced(config.batch_size, runtime.world_size)[runtime.rank]
     steps, began, first = steps_of(config, len(pixels)), time.monotonic(), run.step
-    while run.step < steps:
-        start = run.step * config.batch_size
-        indices = torch.from_numpy(positions.take(start, config.batch_size)[mine.start : mine.stop])
-        z_NZ = draw_batch_z(spec, seed, run.step, config.batch_size)[mine.start : mine.stop].to(
-            runtime.device
-        )
-        _update(run, config, pixels, indices, z_NZ, runtime, dtype)
-        run.step += 1
-        last = run.step == steps
-        if run.step % config.log_every == 0 or last:
-            rate = (run.step - first) * config.batch_size / (time.monotonic() - began)
-            _log(run, config, steps, rate, runtime)
-        if runtime.rank == 0 and (run.step % config.sample_every == 0 or last):
-            _draw_samples(run, spec, seed, store, address, runtime)
-        if run.step % config.checkpoint_every == 0 or last:
-            _save(run, config, store, address, key, runtime)
+    feed = Feed(pixels, _wanted(sampler, config, run.step, steps), config.data_threads)
+    try:
+        while run.step < steps:
+            z_NZ = draw_batch_z(spec, seed, run.step, config.batch_size)[mine.start : mine.stop]
+            _update(run, config, feed, z_NZ.to(runtime.device), runtime, dtype)
+            run.step += 1
+            run.loader = state_after(run.step * config.batch_size, len(pixels))
+            last = run.step == steps
+            if run.step % config.log_every == 0 or last:
+                seconds = time.monotonic() - began
+                rate = (run.step - first) * config.batch_size / seconds
+                _log(run, config, steps, rate, feed.waited_seconds / seconds, runtime)
+            if runtime.rank == 0 and (run.step % config.sample_every == 0 or last):
+                _draw_samples(run, spec, seed, store, address, runtime)
+            if run.step % config.checkpoint_every == 0 or last:
+                _save(run, config, store, address, key, runtime)
+    finally:
+        feed.close()
     return run
 
 
@@ -159,30 +163,39 @@ def _player(net: Net, config: TrainConfig, runtime: Runtime) -> Player[Net]:
     return Player(net, optimiser)
 
 
+def _wanted(sampler: Sampler, config: TrainConfig, step: int, steps: int) -> Iterator[Indices]:
+    """This rank's share of the minibatches that D will see, in order; the others are passed over unread."""
+    for number in range(step, steps):
+        indices = next(sampler)
+        if _updates_discriminator(config, number):
+            yield indices
+
+
+def _updates_discriminator(config: TrainConfig, step: int) -> bool:
+    # The authors' alternation starts with G; with "both", D goes first and G answers it.
+    return config.schedule == "both" or step % 2 == 1
+
+
 def _update(
     run: Run,
     config: TrainConfig,
-    pixels: Tensor,
-    indices: Tensor,
+    feed: Feed,
     z_NZ: Tensor,
     runtime: Runtime,
     dtype: torch.dtype,
 ) -> None:
-    # The authors' alternation starts with G; with "both", D goes first and G answers it.
-    alternate = config.schedule == "alternate"
-    if not alternate or run.step % 2 == 1:
-        real = pixels[indices.to(pixels.device)].contiguous(memory_format=torch.channels_last)
-        real = real.float().div_(127.5).sub_(1)
+    if _updates_discriminator(config, run.step):
+        real = next(feed).float().div_(127.5).sub_(1)
         update_discriminator(run.generator, run.discriminator, real, z_NZ, runtime, dtype, run.seen)
         run.updates["d"] += 1
-    if not alternate or run.step % 2 == 0:
+    if config.schedule == "both" or run.step % 2 == 0:
         update_generator(run.generator, run.discriminator, z_NZ, runtime, dtype, run.seen)
         run.updates["g"] += 1
         if run.average is not None:
             update_average(run.average, run.generator.net, config.ema, run.updates["g"])
 
 
-def _log(run: Run, config: TrainConfig, steps: int, rate: float, runtime: Runtime) -> None:
+def _log(run: Run, config: TrainConfig, steps: int, rate: float, waiting: float, runtime: Runtime) -> None:
     metrics = run.seen.read()
     for name, value in metrics.items():
         if not math.isfinite(value) and run.updates["g" if name == "loss_g" else "d"]:
@@ -192,6 +205,8 @@ def _log(run: Run, config: TrainConfig, steps: int, rate: float, runtime: Runtim
     finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
     run.log.append({**counts, **finite})
     note = f"loss D {metrics['loss_d']:.3f}  G {metrics['loss_g']:.3f}  {rate:,.0f} images/s"
+    if waiting > _WORTH_SAYING:
+        note += f"  waiting for data {waiting:.0%}"
     runtime.report(run.step, steps, metrics, note)
 
 
@@ -223,6 +238,7 @@ def _save(run: Run, config: TrainConfig, store: Store, address: Address, key: st
             tensors["ema"] = run.average.state_dict()
         facts = {
             "key": key,
+            "loader": run.loader,
             "updates": run.updates,
             "log": run.log,
             "samples": [file.model_dump() for file in run.samples],
@@ -245,6 +261,7 @@ def _resume(run: Run, store: Store, address: Address, runtime: Runtime) -> None:
         run.average.load_state_dict(found.tensors["ema"])
     for name, value in found.tensors["seen"].items():
         setattr(run.seen, name, value.reshape(()).to(runtime.device))
-    run.step, run.updates, run.log = found.step, found.facts["updates"], found.facts["log"]
+    run.step, run.loader = found.step, found.facts["loader"]
+    run.updates, run.log = found.facts["updates"], found.facts["log"]
     run.samples = [PartFile(**file) for file in found.facts["samples"]]
     run.checkpoints = [file for each in earlier for file in each.files]

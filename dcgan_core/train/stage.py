@@ -25,7 +25,7 @@ class Train(Stage):
 
     artifact: ClassVar[str] = "train"
     flow: ClassVar[str] = "train"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     unit: ClassVar[str] = "steps"
     gang: ClassVar[bool] = True
 
@@ -67,23 +67,27 @@ class Train(Stage):
 
     def train(self, store: Store, key: str, runtime: Runtime, progress: Progress = silent) -> Receipt:
         """Train under any runtime; all ranks call it, rank 0's receipt counts."""
-        from dcgan_core.shard.reader import read_images
+        from dcgan_core.shard.reader import open_shards
+        from dcgan_core.train.data import place_pixels
         from dcgan_core.train.loop import finish, steps_of, train
 
         _check_batch(self.config.batch_size, runtime.world_size)
         spec = self.spec
         self._check_memory(spec, runtime)
-        shards = self.input_manifest(store, "shards")
-        data = read_images(store, shards, spec.size, progress)
-        run = train(data.pixels_N3SS, self.config, spec, self.seed, store, self.address, key, runtime)
+        manifest = self.input_manifest(store, "shards")
+        shards = open_shards(store, manifest, spec.size, max_bad=self.config.max_bad)
+        pixels = place_pixels(shards, self.config.data, runtime, progress)
+        run = train(pixels, self.config, spec, self.seed, store, self.address, key, runtime)
         images_seen = run.step * self.config.batch_size
         counts = {
-            "samples": len(data),
-            "steps": steps_of(self.config, len(data)),
+            "samples": len(shards),
+            "steps": steps_of(self.config, len(shards)),
             "images_seen": images_seen,
             "g_updates": run.updates["g"],
             "d_updates": run.updates["d"],
         }
+        if shards.bad:
+            counts["unreadable"] = len(shards.bad)
         files = []
         if runtime.rank == 0:
             facts = {"seed": self.seed, "config": self.settings(), "counts": counts}

@@ -27,6 +27,7 @@ from dcgan_core.pipeline import load_pipeline
 from dcgan_core.progress import silent
 from dcgan_core.stage import run
 from dcgan_core.storage import Store
+from dcgan_core.train.data import in_memory
 from dcgan_core.train.loop import Run, finish, steps_of, train
 from dcgan_core.train.runtime import LocalRuntime
 from dcgan_core.train.stage import Train
@@ -86,7 +87,7 @@ def trained(
 ) -> tuple[Run, dict[str, str]]:
     """A finished run and the hashes of its files."""
     data = pixels() if data is None else data
-    ended = train(data, chosen, SPEC, 1, store, ADDRESS, key, runtime)
+    ended = train(in_memory(data, runtime.device), chosen, SPEC, 1, store, ADDRESS, key, runtime)
     files = finish(ended, SPEC, 1, chosen.batch_size, store, ADDRESS, {})
     return ended, {file.name: file.sha256 for file in files}
 

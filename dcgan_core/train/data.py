@@ -1,0 +1,257 @@
+"""Where the pixels of the training set live, and batches of them on the training device in time.
+
+Three placements, one order: which images are in a batch is decided by the sampler alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dcgan_core.memory import free_memory
+from dcgan_core.place import processors
+from dcgan_core.progress import Progress, silent
+from dcgan_core.shard.order import Indices
+from dcgan_core.shard.reader import Shards, check_memory, pixel_bytes, read_all_pixels
+from dcgan_core.train.runtime import Runtime
+
+Where = Literal["device", "host", "stream"]
+
+_AHEAD = 4
+"""Batches made before they are asked for."""
+_PIECE = 1024
+"""Images decoded together on their way to a GPU."""
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
+
+
+class Pixels(Protocol):
+    """A training set, decoded or not."""
+
+    @property
+    def in_background(self) -> bool:
+        """Whether batches take long enough to be made by other threads."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def batch(self, numbers_N: Indices) -> Tensor:
+        """Images (N, 3, S, S) uint8 on the training device, channels_last in memory."""
+        ...
+
+
+@dataclass(frozen=True)
+class DevicePixels:
+    """The whole set on the training device; batches are taken there."""
+
+    pixels_NSS3: Tensor
+    in_background: bool = False
+
+    def __len__(self) -> int:
+        return len(self.pixels_NSS3)
+
+    def batch(self, numbers_N: Indices) -> Tensor:
+        device = self.pixels_NSS3.device
+        chosen = torch.from_numpy(numbers_N).to(device, non_blocking=True)
+        return self.pixels_NSS3.index_select(0, chosen).permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class HostPixels:
+    """The whole set decoded in main memory; batches go to the device through pinned memory."""
+
+    pixels_NSS3: NDArray[np.uint8]
+    device: torch.device
+    in_background: bool = True
+
+    def __len__(self) -> int:
+        return len(self.pixels_NSS3)
+
+    def batch(self, numbers_N: Indices) -> Tensor:
+        out = _staging((len(numbers_N), *self.pixels_NSS3.shape[1:]), self.device)
+        np.take(self.pixels_NSS3, numbers_N, axis=0, out=out.numpy(), mode="clip")  # else take() copies twice
+        return out.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class StreamedPixels:
+    """Images decoded when they are wanted."""
+
+    shards: Shards
+    device: torch.device
+    in_background: bool = True
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    def batch(self, numbers_N: Indices) -> Tensor:
+        out = _staging((len(numbers_N), self.shards.size, self.shards.size, 3), self.device)
+        self.shards.decode(numbers_N, out.numpy())
+        return out.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+
+
+@dataclass
+class Feed:
+    """Batches in the order asked for, made ahead by ``threads``; an error comes where its batch would."""
+
+    pixels: Pixels
+    wanted: Iterator[Indices]
+    threads: int = 2
+    waited_seconds: float = 0.0
+    """How long ``next`` has waited for batches that were not ready."""
+    _ahead: deque[Future[Tensor]] = field(default_factory=deque)
+    _pool: ThreadPoolExecutor | None = None
+
+    def __post_init__(self) -> None:
+        if self.pixels.in_background:
+            self._pool = ThreadPoolExecutor(self.threads, "dcgan-data")
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self
+
+    def __next__(self) -> Tensor:
+        began = time.perf_counter()
+        try:
+            if self._pool is None:
+                return self.pixels.batch(next(self.wanted))
+            self._ask()
+            if not self._ahead:
+                raise StopIteration
+            batch = self._ahead.popleft().result()
+            self._ask()
+            return batch
+        finally:
+            self.waited_seconds += time.perf_counter() - began
+
+    def close(self) -> None:
+        """Let the threads end; batches that nobody will take are not made."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _ask(self) -> None:
+        assert self._pool is not None
+        while len(self._ahead) < max(_AHEAD, 2 * self.threads):
+            numbers = next(self.wanted, None)
+            if numbers is None:
+                return
+            self._ahead.append(self._pool.submit(self.pixels.batch, numbers))
+
+
+def place_pixels(
+    shards: Shards, where: Where | Literal["auto"], runtime: Runtime, progress: Progress = silent
+) -> Pixels:
+    """The set where it is wanted or, with ``auto``, where it fits; all ranks call it together.
+
+    Raises NotEnoughMemory before anything is read where it does not fit where it is wanted.
+    """
+    chosen = choose(where, pixel_bytes(shards), runtime)
+    what = f"holding {len(shards)} images of {shards.size} px ({chosen})"
+    if chosen == "stream":
+        return StreamedPixels(shards, runtime.device)
+    if chosen == "host":
+        return HostPixels(_decoded(shards, what, runtime, progress), runtime.device)
+    if runtime.device.type == "cuda":
+        check_memory(what, pixel_bytes(shards), torch.cuda.mem_get_info(runtime.device)[0])
+        return DevicePixels(_decoded_onto(runtime.device, shards, progress))
+    check_memory(what, pixel_bytes(shards) * runtime.world_size, free_memory())
+    return DevicePixels(torch.from_numpy(_decoded_here(shards, progress)))
+
+
+def choose(where: Where | Literal["auto"], needed_bytes: int, runtime: Runtime) -> Where:
+    """Where the pixels go: the device if they take at most half of what is free there, else main memory if
+    they take at most half of that, else nowhere, and they are decoded as training goes."""
+    if where != "auto":
+        return where
+    half_free = free_memory() // 2
+    if runtime.device.type == "cuda":
+        if needed_bytes <= torch.cuda.mem_get_info(runtime.device)[0] // 2:
+            return "device"
+    elif runtime.world_size == 1 and needed_bytes <= half_free:
+        return "device"
+    return "host" if needed_bytes <= half_free else "stream"
+
+
+def in_memory(pixels_N3SS: NDArray[np.uint8], device: torch.device) -> DevicePixels:
+    """A set that is there already (N, 3, S, S) uint8."""
+    pixels = torch.from_numpy(np.ascontiguousarray(pixels_N3SS.transpose(0, 2, 3, 1)))
+    return DevicePixels(pixels.to(device))
+
+
+def _staging(shape: Sequence[int], device: torch.device) -> Tensor:
+    """Memory for one batch; pinned where it goes to a GPU, so that the copy runs beside the work."""
+    return torch.empty(tuple(shape), dtype=torch.uint8, pin_memory=device.type == "cuda")
+
+
+def _decoded(shards: Shards, what: str, runtime: Runtime, progress: Progress) -> NDArray[np.uint8]:
+    """All pixels (N, S, S, 3); several workers of a machine share them where shared memory has room."""
+    needed = pixel_bytes(shards)
+    if runtime.world_size > 1 and shards.address and _shared_room() > needed:
+        return _decoded_together(shards, what, runtime, progress)
+    check_memory(what, needed, free_memory() // max(1, runtime.world_size))
+    return _decoded_here(shards, progress)
+
+
+def _decoded_here(shards: Shards, progress: Progress) -> NDArray[np.uint8]:
+    pixels = np.empty((len(shards), shards.size, shards.size, 3), np.uint8)
+    read_all_pixels(shards, pixels, progress, threads=processors())
+    return pixels
+
+
+def _decoded_onto(device: torch.device, shards: Shards, progress: Progress) -> Tensor:
+    """All pixels (N, S, S, 3) on a GPU, decoded ahead of the copies and never all in main memory."""
+    pixels = torch.empty((len(shards), shards.size, shards.size, 3), dtype=torch.uint8, device=device)
+    starts = range(0, len(shards), _PIECE)
+    pieces = (np.arange(start, min(start + _PIECE, len(shards))) for start in starts)
+    feed = Feed(StreamedPixels(shards, device), pieces, processors())
+    try:
+        for start, piece in zip(starts, feed, strict=True):
+            pixels[start : start + len(piece)] = piece.permute(0, 2, 3, 1)
+            progress(start + len(piece), len(shards), "reading images")
+    finally:
+        feed.close()
+    return pixels
+
+
+def _decoded_together(shards: Shards, what: str, runtime: Runtime, progress: Progress) -> NDArray[np.uint8]:
+    """Pixels in shared memory: the first worker of a machine decodes, the others wait and map the same."""
+    import fcntl
+
+    tars = [shards.store.uri(tar.path) + (tar.sha256 or "") for tar in shards.index.tars]
+    name = hashlib.sha256("\n".join([*tars, str(shards.size)]).encode()).hexdigest()[:24]
+    path = _SHARED_MEMORY / f"dcgan-{os.getuid()}-{name}"
+    shape = (len(shards), shards.size, shards.size, 3)
+    with Path(f"{path}.lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            check_memory(what, pixel_bytes(shards), free_memory())
+            temporary = Path(f"{path}.{os.getpid()}.part")
+            try:
+                pixels = np.memmap(temporary, np.uint8, "w+", shape=shape)
+                read_all_pixels(shards, pixels, progress, threads=processors())
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+        pixels = np.memmap(path, np.uint8, "r", shape=shape)
+    runtime.barrier()  # everybody holds it: now it may lose its name, and goes when the last one ends
+    for gone in (path, Path(f"{path}.lock")):
+        gone.unlink(missing_ok=True)
+    return pixels
+
+
+def _shared_room() -> int:
+    with suppress(OSError):
+        return shutil.disk_usage(_SHARED_MEMORY).free
+    return 0
