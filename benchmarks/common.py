@@ -77,3 +77,20 @@ def print_result(
         },
     }
     print(json.dumps(result))
+
+
+def training_images(folder: Path, count: int, size: int) -> list[bytes]:
+    """``count`` images of Tiny-ImageNet as JPEG (4:4:4, quality 95) of ``size`` pixels; repeated if need be."""
+    import pyarrow.parquet as pq
+
+    from dcgan_core import images
+
+    rows: list[bytes] = []
+    for number in (0, 1):
+        if len(rows) < count:
+            table = pq.read_table(folder / f"tiny-imagenet-32px-{number}.parquet", columns=["image"])
+            rows += table.column("image").to_pylist()[: count - len(rows)]
+    made = [
+        images.encode_jpeg(images.resize(images.decode_rgb(row, max_pixels=2**20), size), 95) for row in rows
+    ]
+    return [made[number % len(made)] for number in range(count)]
