@@ -170,7 +170,8 @@ class S3(S3FileSystem):
         version_id: str | None = None,
         start: int | None = None,
         end: int | None = None,
-        **_: Any,
+        *_: Any,
+        **__: Any,
     ) -> bytes:
         if start is not None and start == end:
             return b""
@@ -188,15 +189,15 @@ class S3(S3FileSystem):
             raise
         return await answer["Body"].read()
 
-    async def _pipe_file(self, path: str, data: bytes, mode: str = "overwrite", **kwargs: Any) -> Any:
-        if mode != "overwrite" or len(data) < 2 * PART_BYTES:
-            return await super()._pipe_file(path, data, mode=mode, **kwargs)
+    async def _pipe_file(self, path: str, data: bytes, *args: Any, **kwargs: Any) -> Any:
+        if args or kwargs.get("mode", "overwrite") != "overwrite" or len(data) < 2 * PART_BYTES:
+            return await super()._pipe_file(path, data, *args, **kwargs)
         return await self._upload(path, len(data), lambda start, end: data[start:end])
 
-    async def _put_file(self, lpath: str, rpath: str, mode: str = "overwrite", **kwargs: Any) -> None:
+    async def _put_file(self, lpath: str, rpath: str, *args: Any, **kwargs: Any) -> None:
         size = Path(lpath).stat().st_size
-        if mode != "overwrite" or size < 2 * PART_BYTES:
-            await super()._put_file(lpath, rpath, mode=mode, **kwargs)
+        if args or kwargs.get("mode", "overwrite") != "overwrite" or size < 2 * PART_BYTES:
+            await super()._put_file(lpath, rpath, *args, **kwargs)
             return
 
         def piece(start: int, end: int) -> bytes:
@@ -265,7 +266,8 @@ class S3(S3FileSystem):
 
     async def _rm(self, path: str | list[str], recursive: bool = False, **kwargs: Any) -> None:
         """Delete objects, and with ``recursive`` what is below them; some may be gone already."""
-        paths = [self._strip_protocol(each) for each in ([path] if isinstance(path, str) else path)]
+        named = [path] if isinstance(path, str) else path
+        paths = [str(self._strip_protocol(each)) for each in named]
         below = [
             info["name"] for each in paths if recursive for info in await self._lsdir(each, delimiter="")
         ]

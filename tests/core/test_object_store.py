@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import Pipe
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -62,6 +63,11 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> bytes:
     return os.urandom(2 * PART_BYTES) + b"the last and smallest part"
 
 
+def client(store: Store) -> Any:
+    """The store's file system with all that only S3 has."""
+    return store.filesystem()
+
+
 def is_upload_of_part(request: Request) -> bool:
     return request.method == "PUT" and "partNumber" in request.target
 
@@ -94,7 +100,7 @@ def test_what_is_not_there_is_a_missing_file_and_an_empty_listing(remote: Store)
 def test_names_are_those_directly_below(remote: Store) -> None:
     for path in ("a/c", "a/b", "a/d/e", "ab/f"):
         remote.write_bytes(path, b"x")
-    remote.filesystem().call_s3("put_object", Bucket=BUCKET, Key=remote.key("a/").partition("/")[2], Body=b"")
+    client(remote).call_s3("put_object", Bucket=BUCKET, Key=remote.key("a/").partition("/")[2], Body=b"")
     assert remote.names("a") == ["b", "c", "d"]
     assert remote.names("a/b") == []
     assert remote.exists("a/d")
@@ -286,14 +292,14 @@ def test_an_upload_that_fails_for_good_leaves_neither_file_nor_parts(
 def unfinished(store: Store) -> list[tuple[str, str]]:
     """Keys and ids of uploads below the root that were begun and not ended."""
     prefix = store.key("").partition("/")[2]
-    listed = store.filesystem().list_multipart_uploads(BUCKET)
+    listed = client(store).list_multipart_uploads(BUCKET)
     return [(each["Key"], each["UploadId"]) for each in listed if each["Key"].startswith(prefix)]
 
 
 def parts_of_unfinished(store: Store) -> list[str]:
     found = []
     for key, upload in unfinished(store):
-        answer = store.filesystem().call_s3("list_parts", Bucket=BUCKET, Key=key, UploadId=upload)
+        answer = client(store).call_s3("list_parts", Bucket=BUCKET, Key=key, UploadId=upload)
         found += [part["ETag"] for part in answer.get("Parts", [])]
     return found
 
@@ -418,8 +424,8 @@ def test_the_place_says_where_the_store_is_and_how_patient_to_be(monkeypatch: py
     }
     for name, value in variables.items():
         monkeypatch.setenv(f"DCGAN_{name}", value)
-    fs = load_place().store().filesystem()
-    assert fs is open_without_looking(load_place().s3_options)
+    fs = client(load_place().store())
+    assert fs is object_store_module.S3(**load_place().s3_options)
     assert (fs.tries, fs.pause_seconds, fs.client_kwargs) == (3, 0, {"endpoint_url": "http://127.0.0.1:1"})
     config = fs._prepare_config_kwargs()
     assert (config["connect_timeout"], config["read_timeout"]) == (2, 7.5)
@@ -427,10 +433,6 @@ def test_the_place_says_where_the_store_is_and_how_patient_to_be(monkeypatch: py
     monkeypatch.setenv("DCGAN_S3_TRIES", "0")
     with pytest.raises(ConfigError, match="DCGAN_S3_TRIES"):
         load_place()
-
-
-def open_without_looking(options: dict[str, object]) -> object:
-    return object_store_module.S3(**options)
 
 
 @pytest.fixture

@@ -75,10 +75,11 @@ def main(folder: Path) -> NoReturn:
     ports = free_ports((*STORAGE, "proxy"))
     write_settings(folder, ports)
     write_rings(folder, ports)
-    import swift.account.server
-    import swift.container.server
-    import swift.obj.server
-    import swift.proxy.server  # noqa: F401  (before forking: each process would import them by itself)
+    # Before forking, or each process would import them by itself.
+    import swift.account.server  # pyright: ignore[reportMissingImports]
+    import swift.container.server  # pyright: ignore[reportMissingImports]
+    import swift.obj.server  # pyright: ignore[reportMissingImports]
+    import swift.proxy.server  # noqa: F401  # pyright: ignore[reportMissingImports]
 
     children = {start(folder, name): name for name in ports}
     for signal_number in (signal.SIGTERM, signal.SIGINT):
@@ -126,7 +127,7 @@ def write_settings(folder: Path, ports: dict[str, int]) -> None:
 
 
 def write_rings(folder: Path, ports: dict[str, int]) -> None:
-    from swift.common.ring import RingBuilder
+    from swift.common.ring import RingBuilder  # pyright: ignore[reportMissingImports]
 
     for name in STORAGE:
         builder = RingBuilder(4, 1, 0)  # 16 partitions, one replica
@@ -138,7 +139,7 @@ def write_rings(folder: Path, ports: dict[str, int]) -> None:
 
 
 def start(folder: Path, name: str) -> int:
-    from swift.common.wsgi import run_wsgi
+    from swift.common.wsgi import run_wsgi  # pyright: ignore[reportMissingImports]
 
     parent = os.getpid()
     child = os.fork()
