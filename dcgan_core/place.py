@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from dcgan_core.errors import ConfigError
-from dcgan_core.storage import Store
+from dcgan_core.storage import Patience, Store, is_on_s3
 
 
 class Place(BaseSettings):
@@ -36,6 +36,14 @@ class Place(BaseSettings):
     """Local directory where training keeps shards of a remote root; empty: none is kept."""
     cache_gib: Annotated[float, Field(ge=0)] = 50.0
     """Largest size of that directory in GiB. A set that does not fit is read from the store in ranges."""
+    s3_tries: Annotated[int, Field(ge=1)] = Patience.tries
+    """Tries of each request to S3, the first included, while its failures may pass."""
+    s3_pause_seconds: Annotated[float, Field(ge=0)] = Patience.pause_seconds
+    """Upper bound of the first pause before a retry; doubles each time (to 20 at most), with full jitter."""
+    s3_connect_seconds: Annotated[float, Field(gt=0)] = Patience.connect_seconds
+    """Time-out of a connection to S3."""
+    s3_read_seconds: Annotated[float, Field(gt=0)] = Patience.read_seconds
+    """Time-out of an answer of S3: its longest silence."""
 
     @field_validator("root")
     @classmethod
@@ -46,10 +54,22 @@ class Place(BaseSettings):
 
     def store(self) -> Store:
         """The store at the root."""
-        options = (("endpoint_url", self.s3_endpoint_url),) if self.s3_endpoint_url else ()
+        return self._store(self.root)
+
+    @property
+    def s3_options(self) -> dict[str, Any]:
+        """Keyword arguments of the file system of anything on S3."""
+        return self._store("s3://").options
+
+    def _store(self, root: str) -> Store:
+        if not is_on_s3(root):
+            return Store(root)
+        endpoint = (("endpoint_url", self.s3_endpoint_url),) if self.s3_endpoint_url else ()
+        patience = Patience(
+            self.s3_tries, self.s3_pause_seconds, self.s3_connect_seconds, self.s3_read_seconds
+        )
         cache = str(Path(self.cache).expanduser().absolute()) if self.cache else ""
-        options = options if self.root.startswith("s3://") else ()
-        return Store(self.root, options, cache, int(self.cache_gib * 2**30))
+        return Store(root, endpoint, patience, cache, int(self.cache_gib * 2**30))
 
     def worker_count(self) -> int:
         """Parts worked on at once on this machine."""
@@ -64,7 +84,7 @@ def load_place() -> Place:
         problem = error.errors()[0]
         name = f"DCGAN_{'_'.join(str(part) for part in problem['loc'])}".upper()
         raise ConfigError(f"{name}: {problem['msg']} (got {problem['input']!r})") from None
-    if place.s3_endpoint_url:  # for sources on the same store, which go through the S3 client's own settings
+    if place.s3_endpoint_url:  # for others that use the same store, such as Ray Train's own notes
         os.environ.setdefault("AWS_ENDPOINT_URL", place.s3_endpoint_url)
     return place
 

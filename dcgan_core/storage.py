@@ -10,14 +10,14 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import fsspec
 from fsspec.core import url_to_fs
 
-from dcgan_core.errors import ConfigError, DcganError, StorageError, StorageUnusable
+from dcgan_core.errors import ConfigError, CorruptArtifact, DcganError, StorageError, StorageUnusable
 
 _UNUSABLE = {
     errno.ENOSPC: (
@@ -34,11 +34,28 @@ _TEMPORARY = "tmp"
 
 
 @dataclass(frozen=True)
+class Patience:
+    """How long an object store is waited for: time-outs of a request, and how often it is tried."""
+
+    tries: int = 8
+    """Tries of each request, the first included."""
+    pause_seconds: float = 0.5
+    """Upper bound of the first pause before a retry; doubles each time (to 20 at most), with full jitter."""
+    connect_seconds: float = 5.0
+    read_seconds: float = 30.0
+    """Longest silence of the store within an answer."""
+
+
+@dataclass(frozen=True)
 class Store:
-    """A root and what is under it; paths are relative to the root, with slashes. Cheap to pickle."""
+    """A root and what is under it; paths are relative to the root, with slashes. Cheap to pickle.
+
+    On S3 whatever fails and may pass is tried again; what does not pass is a StorageError.
+    """
 
     root: str
     client_options: tuple[tuple[str, str], ...] = ()
+    patience: Patience = Patience()
     cache: str = ""
     """Local directory for files of a remote root that are read again and again (shards); empty: none."""
     cache_bytes: int = 0
@@ -59,12 +76,16 @@ class Store:
     @property
     def options(self) -> dict[str, Any]:
         """Keyword arguments of the root's fsspec file system."""
-        return {"client_kwargs": dict(self.client_options)} if self.client_options else {}
+        options: dict[str, Any] = asdict(self.patience) if is_on_s3(self.root) else {}
+        return options | ({"client_kwargs": dict(self.client_options)} if self.client_options else {})
 
     def filesystem(self) -> fsspec.AbstractFileSystem:
         """The root's fsspec file system; ConfigError where its package is not installed."""
         protocol = self.root.partition("://")[0] if "://" in self.root else "file"
-        return _filesystem(protocol, **self.options)
+        try:
+            return _filesystem(protocol, **self.options)
+        except (ImportError, ValueError) as error:
+            raise ConfigError(f"DCGAN_ROOT: {error}") from None
 
     def key(self, path: str) -> str:
         """The path as the file system knows it, without the protocol."""
@@ -78,9 +99,13 @@ class Store:
             return read_whole(self.filesystem(), self.key(path))
 
     def read_range(self, path: str, start: int, end: int) -> bytes:
-        """Bytes [start, end) of a file."""
+        """Bytes [start, end) of a file, all of them; CorruptArtifact where it ends before."""
         with _translated(self.uri(path)):
-            return read_whole(self.filesystem(), self.key(path), start, end)
+            data = read_whole(self.filesystem(), self.key(path), start, end)
+        if len(data) != end - start:
+            what = f"bytes {start} to {end} were asked for, and only {len(data)} of them are there"
+            raise CorruptArtifact(self.uri(path), what)
+        return data
 
     def write_bytes(self, path: str, data: bytes) -> None:
         """Write a file atomically: readers see the old content or the new, never a part."""
@@ -121,13 +146,14 @@ class Store:
             if self.is_local:
                 folder = self.local_path(path)
                 return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
-            fs = self.filesystem()
+            fs, folder = self.filesystem(), f"{self.key(path)}/"
             fs.invalidate_cache()
             try:
-                listing = fs.ls(self.key(path), detail=False)
+                listing = [str(entry).rstrip("/") for entry in fs.ls(self.key(path), detail=False)]
             except FileNotFoundError:
                 return []
-            return sorted(name for entry in listing if (name := entry.rstrip("/").rpartition("/")[2]))
+            # A file lists itself, and so does an object that stands for a folder.
+            return sorted(entry.rpartition("/")[2] for entry in listing if _is_below(fs, entry, folder))
 
     def delete(self, path: str) -> None:
         """Remove a file or a whole directory; nothing happens where there is none."""
@@ -146,7 +172,7 @@ class Store:
         """Copy a committed file inside the root: a hard link on local disk, a server-side copy on S3."""
         with _translated(self.uri(target)):
             if not self.is_local:
-                self.filesystem().copy(self.key(source), self.key(target))
+                self.filesystem().cp_file(self.key(source), self.key(target))
                 return
             with self._temporary() as temporary:
                 try:
@@ -156,12 +182,22 @@ class Store:
                 self._commit(temporary, target)
 
     def move(self, source: str, target: str) -> None:
-        """Rename inside the root; on local disk a file takes the place of another in one step."""
+        """Rename inside the root; on local disk a file takes the place of another in one step.
+
+        Elsewhere all is copied before anything is deleted, so that a move cut short can be made again.
+        """
         with _translated(self.uri(target)):
             if self.is_local:
                 self.local_path(source).replace(self.local_path(target))
-            else:
-                self.filesystem().mv(self.key(source), self.key(target), recursive=True)
+                return
+            fs, old, new = self.filesystem(), self.key(source), self.key(target)
+            paths = cast("list[str]", fs.find(old))
+            if not paths:
+                raise FileNotFoundError(self.uri(source))
+            start = paths[0].index(old) + len(old)  # some file systems put a slash before the key
+            for path in paths:
+                fs.cp_file(path, new + path[start:])
+            fs.rm(old, recursive=True)
 
     def sweep(self) -> int:
         """Remove what killed writers left behind; returns the bytes freed. Not while others write."""
@@ -222,35 +258,52 @@ def sha256_of_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def is_on_s3(location: str) -> bool:
+    return location.partition("://")[0] in ("s3", "s3a") and "://" in location
+
+
 def open_location(location: str, what: str, **options: Any) -> tuple[fsspec.AbstractFileSystem, str]:
-    """File system and path of any location a user names; ConfigError where it is not there."""
+    """File system and path of any location a user names; ConfigError where it is not there.
+
+    On S3 the endpoint and the patience are those of the place, unless ``options`` say otherwise.
+    """
     try:
-        local = "://" not in location
-        fs, path = url_to_fs(str(Path(location).expanduser()) if local else location, **options)
+        if is_on_s3(location):
+            from dcgan_core.place import load_place  # which knows this module
+
+            fs = _filesystem("s3", **(load_place().s3_options | options))
+            path = cast("str", fs._strip_protocol(location))
+        else:
+            local = "://" not in location
+            fs, path = url_to_fs(str(Path(location).expanduser()) if local else location, **options)
         found = fs.exists(path)
     except (ValueError, ImportError) as error:
         raise ConfigError(f"{what}: cannot open {location!r}: {error}") from None
+    except PermissionError as error:
+        raise ConfigError(f"{what}: {location!r} may not be read: {error}{_credentials(location)}") from None
     if not found:
         raise ConfigError(f"{what}: there is nothing at {location!r}; give a path or fsspec url that exists")
     return fs, path
 
 
 def _filesystem(protocol: str, **options: Any) -> fsspec.AbstractFileSystem:
-    try:
+    if protocol not in ("s3", "s3a"):
         return fsspec.filesystem(protocol, **options)
-    except (ImportError, ValueError) as error:
-        raise ConfigError(
-            f"DCGAN_ROOT: {error}; for s3:// install the extra: pip install 'dcgan[s3]'"
-        ) from None
+    try:
+        from dcgan_core.object_store import S3  # s3fs is an extra
+    except ImportError as error:
+        raise ImportError(f"{error}; for s3:// install the extra: pip install 'dcgan[s3]'") from None
+    return S3(**options)
 
 
-def _raise_of_client(path: str, error: Exception) -> None:
-    """Errors of the S3 client, which is not always installed: known by where they are defined."""
-    if type(error).__module__.partition(".")[0] not in ("botocore", "aiobotocore", "aiohttp"):
-        return
-    if type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError"):
-        raise ConfigError(f"{path}: {error}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from error
-    raise StorageError(f"{path}: {error}; check DCGAN_ROOT and DCGAN_S3_ENDPOINT_URL") from error
+def _is_below(fs: fsspec.AbstractFileSystem, entry: str, folder: str) -> bool:
+    return entry.lstrip("/").startswith(cast("str", fs._strip_protocol(folder)).strip("/") + "/")
+
+
+def _credentials(location: str) -> str:
+    if not is_on_s3(location):
+        return ""
+    return "; check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and what they may do in this bucket"
 
 
 @contextmanager
@@ -259,10 +312,9 @@ def _translated(path: str) -> Iterator[None]:
         yield
     except (DcganError, FileNotFoundError):
         raise
-    except Exception as error:
-        _raise_of_client(path, error)
-        if not isinstance(error, OSError):
-            raise
+    except OSError as error:
+        if isinstance(error, PermissionError) and is_on_s3(path):
+            raise ConfigError(f"{path}: access denied: {error}{_credentials(path)}") from error
         if error.errno in _UNUSABLE:
             why, advice = _UNUSABLE[error.errno]
             raise StorageUnusable(path, why, advice) from error

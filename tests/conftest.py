@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +26,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from dcgan_core.backend import LocalBackend
 from dcgan_core.pipeline import load_pipeline
 from dcgan_core.stage import Artifact, run
-from dcgan_core.storage import Store
+from dcgan_core.storage import Patience, Store
 
 settings.register_profile("dcgan", deadline=None)  # a busy machine is no failure
 settings.load_profile("dcgan")
@@ -44,6 +47,72 @@ class Tiny:
     def changed(self, **overrides: Any) -> dict[str, Any]:
         """The overrides with some of them changed; a key's dot is written as two underscores."""
         return self.overrides | {key.replace("__", "."): value for key, value in overrides.items()}
+
+
+SWIFT_PYTHON = os.environ.get(
+    "DCGAN_TEST_SWIFT", str(Path(__file__).parents[1] / ".venv-swift" / "bin" / "python")
+)
+"""The Python that has the package swift; ``make test`` makes it. Read before tests forget such variables."""
+
+
+@dataclass(frozen=True)
+class ObjectStore:
+    """A real server with an S3 API, on loopback."""
+
+    endpoint: str
+    key: str
+    secret: str
+
+    @property
+    def port(self) -> int:
+        return int(self.endpoint.rpartition(":")[2])
+
+    def store(self, bucket: str, prefix: str = "root", endpoint: str = "", **patience: Any) -> Store:
+        """A store in a bucket, which is made where it is not there; impatient unless told otherwise."""
+        whole = f"s3://{bucket}/{prefix}"
+        direct = Store(whole, (("endpoint_url", self.endpoint),)).filesystem()
+        if not direct.exists(bucket):
+            direct.mkdir(bucket)
+        patience = {"tries": 8, "pause_seconds": 0.001, "connect_seconds": 5, "read_seconds": 20, **patience}
+        return Store(whole, (("endpoint_url", endpoint or self.endpoint),), Patience(**patience))
+
+
+@pytest.fixture(scope="session")
+def swift_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    """OpenStack Swift with its S3 API, for the session; skipped where it is not installed."""
+    pytest.importorskip("s3fs")
+    folder = tmp_path_factory.mktemp("swift")
+    script = Path(__file__).parent / "web" / "swift_server.py"
+    if not Path(SWIFT_PYTHON).exists() or subprocess.run([SWIFT_PYTHON, "-c", "import swift"]).returncode:
+        pytest.skip(f"there is no Swift to test with: {SWIFT_PYTHON} cannot import it (make .venv-swift)")
+    try:
+        os.setxattr(folder, "user.test", b"")
+    except OSError as error:
+        pytest.skip(f"Swift needs extended attributes on temporary files: {error}")
+    with subprocess.Popen([SWIFT_PYTHON, script, folder / "data"], stdout=subprocess.PIPE) as server:
+        try:
+            assert server.stdout is not None
+            yield ObjectStore(**json.loads(server.stdout.readline()))
+        finally:
+            server.terminate()
+
+
+@pytest.fixture
+def object_store(swift_server: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
+    """The server, with its credentials and nobody else's in the environment."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    variables = {
+        "AWS_ACCESS_KEY_ID": swift_server.key,
+        "AWS_SECRET_ACCESS_KEY": swift_server.secret,
+        "AWS_ENDPOINT_URL": swift_server.endpoint,
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    return swift_server
 
 
 @pytest.fixture(autouse=True)

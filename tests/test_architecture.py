@@ -79,6 +79,7 @@ DISTRIBUTION_OF = {
     "skimage": "scikit-image",
     "sklearn": "scikit-learn",
     # Parts of the interface of a declared package, installed with it.
+    "botocore": "s3fs",
     "markupsafe": "jinja2",
     "yarl": "aiohttp",
 }
@@ -198,7 +199,8 @@ def test_randomness_is_never_global(path: Path) -> None:
 
 def test_the_core_needs_only_what_it_declares() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["demo"]]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["demo"], *extras["s3"]]
     declared = {name.split(">")[0].split("=")[0].split("<")[0].split("[")[0].lower() for name in wanted}
     for path in files_of("dcgan_core"):
         for module in modules(path):
@@ -206,6 +208,16 @@ def test_the_core_needs_only_what_it_declares() -> None:
                 continue
             distribution = DISTRIBUTION_OF.get(top(module), top(module)).lower()
             assert distribution in declared, f"{short(path)} imports {module}, which pyproject.toml lacks"
+
+
+def test_only_the_object_store_needs_its_client_and_is_imported_late() -> None:
+    of_client = {"s3fs", "botocore", "aiobotocore", "boto3"}
+    using = {
+        short(path) for path in files_of("dcgan_core") if {top(name) for name in modules(path)} & of_client
+    }
+    assert using == {"dcgan_core/object_store.py"}
+    for path in files_of("dcgan_core", "tasks", "flows"):
+        assert ("dcgan_core.object_store", True) not in imports_of(path)
 
 
 def test_flows_are_imported_without_torch_and_ray() -> None:

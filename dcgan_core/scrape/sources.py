@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from dcgan_core.artifacts import fingerprint_of
 from dcgan_core.config import Json, ScrapeConfig
-from dcgan_core.errors import ConfigError
+from dcgan_core.errors import ConfigError, StorageError
 from dcgan_core.storage import open_location, read_whole
 
 T = TypeVar("T")
@@ -338,6 +338,8 @@ def _read(fs: fsspec.AbstractFileSystem, path: str, item: Item, max_bytes: int) 
         data = read_whole(fs, path, start, end)
     except OSError as error:
         return Outcome(item, "read_failed", error.strerror or type(error).__name__)
+    except StorageError as error:  # it was tried often enough
+        return Outcome(item, "read_failed", str(error))
     if item.size is not None and len(data) < item.size:
         return Outcome(item, "read_failed", f"{len(data)} of {item.size} bytes could be read")
     return _checked(item, data, max_bytes)

@@ -100,3 +100,5 @@ class RangedTars:
             return self.store.read_range(self.tars[tar].path, start, start + size)
         except FileNotFoundError:
             return CorruptArtifact(self.store.uri(self.tars[tar].path), "the file is missing")
+        except CorruptArtifact as error:  # it ends before
+            return error
