@@ -80,7 +80,7 @@ def print_result(
 
 
 def training_images(folder: Path, count: int, size: int) -> list[bytes]:
-    """``count`` images of Tiny-ImageNet as JPEG (4:4:4, quality 95) of ``size`` pixels; repeated if need be."""
+    """``count`` images of Tiny-ImageNet as JPEG (4:4:4, quality 95) of ``size`` pixels; repeated if few."""
     import pyarrow.parquet as pq
 
     from dcgan_core import images

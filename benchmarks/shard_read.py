@@ -2,9 +2,9 @@
 
 python -m benchmarks.shard_read [--data FOLDER] [--samples 20000] [--windows 5]
 
-FOLDER (default $DCGAN_TEST_DATA) holds tiny-imagenet-32px-0.parquet, scaled up to 64 px and written as JPEG at
-quality 95 into our shards and into a tree of files. All sides read every image once, in one process with one
-thread: ours in a shuffled order with every hash checked, webdataset in the order of the tars with its own
+FOLDER (default $DCGAN_TEST_DATA) holds tiny-imagenet-32px-0.parquet: scaled up to 64 px and written as JPEG
+at quality 95 into our shards and into a tree of files. All sides read every image once, in one process with
+one thread: ours in a shuffled order with every hash checked, webdataset in the order of the tars with its own
 decoder ("rgb8", Pillow), ImageFolder shuffled (Pillow). One window of each in turn.
 """
 

@@ -19,6 +19,8 @@ Span = tuple[int, int, int]
 """Number of the tar, first byte, number of bytes."""
 
 _REQUESTS = 32
+_GAP, _LARGEST = 2**16, 2**24
+"""Bytes between two samples that cost less than a request of their own, and bytes of one request."""
 
 
 class TarBytes(Protocol):
@@ -85,14 +87,27 @@ class MappedTars:
 
 @dataclass
 class RangedTars:
-    """Tars on a remote store, a request a sample, many at once."""
+    """Tars on a remote store, in ranges, many requests at once; samples that lie together share one."""
 
     store: Store
     tars: Sequence[Tar]
     _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_REQUESTS))
 
     def read(self, spans: Sequence[Span]) -> list[bytes | DcganError]:
-        return list(self._pool.map(self._read, spans))
+        found: list[bytes | DcganError] = [b""] * len(spans)
+        for group, data in self._pool.map(self._read_group, _together(spans)):
+            for place, each in zip(group, data, strict=True):
+                found[place] = each
+        return found
+
+    def _read_group(self, group: list[tuple[int, Span]]) -> tuple[list[int], list[bytes | DcganError]]:
+        places, spans = [place for place, _ in group], [span for _, span in group]
+        tar, first, _ = spans[0]
+        size = max(start + size for _, start, size in spans) - first
+        data = self._read((tar, first, size))
+        if isinstance(data, bytes):
+            return places, [data[start - first : start - first + size] for _, start, size in spans]
+        return places, [data] if len(spans) == 1 else [self._read(span) for span in spans]
 
     def _read(self, span: Span) -> bytes | DcganError:
         tar, start, size = span
@@ -102,3 +117,18 @@ class RangedTars:
             return CorruptArtifact(self.store.uri(self.tars[tar].path), "the file is missing")
         except CorruptArtifact as error:  # it ends before
             return error
+
+
+def _together(spans: Sequence[Span]) -> list[list[tuple[int, Span]]]:
+    """Spans with their places, grouped into those worth one request: near each other in one tar."""
+    groups: list[list[tuple[int, Span]]] = []
+    first, end = (-1, 0), 0
+    for place, span in sorted(enumerate(spans), key=lambda pair: pair[1]):
+        tar, start, size = span
+        near = tar == first[0] and start - end < _GAP and start + size - first[1] < _LARGEST
+        if not near:
+            groups.append([])
+            first = (tar, start)
+        groups[-1].append((place, span))
+        end = start + size
+    return groups

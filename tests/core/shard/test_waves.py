@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,82 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dcgan_core import images
-from dcgan_core.artifacts import SCHEMA, Address, Manifest, Receipt, read_manifest, write_manifest
+from dcgan_core.artifacts import Manifest
 from dcgan_core.backend import LocalBackend
 from dcgan_core.config import ShardConfig
-from dcgan_core.crop.stage import CROPS
-from dcgan_core.dedup.stage import DEDUP
 from dcgan_core.errors import BadSamples, ConfigError, MissingArtifact
 from dcgan_core.shard.check import damage, repair, shard_files
 from dcgan_core.shard.order import Shuffle
 from dcgan_core.shard.plan import Layout
 from dcgan_core.shard.reader import open_shards
 from dcgan_core.shard.stage import Scatter, Shard
-from dcgan_core.stage import Backend, run
+from dcgan_core.stage import run
 from dcgan_core.storage import Store
-from dcgan_core.tables import write_rows
-
-CROPS_ADDRESS, DEDUP_ADDRESS = Address("crops", "c" * 16), Address("dedup", "d" * 16)
-HERE = LocalBackend(1)
-
-
-def write_inputs(store: Store, kept_and_not: Sequence[tuple[int, int]]) -> list[str]:
-    """Tables of crops and of what is kept of them; the keys of what is kept, in the order of the tables."""
-    keys: list[str] = []
-    files: dict[Address, list[Receipt]] = {CROPS_ADDRESS: [], DEDUP_ADDRESS: []}
-    number = 0
-    for part, (kept, dropped) in enumerate(kept_and_not):
-        crops, decisions = [], []
-        for place in range(kept + dropped):
-            is_kept = place % 2 == 0 if place < 2 * min(kept, dropped) else kept > dropped
-            key = f"k{number:05d}_0"
-            number += 1
-            image = images.encode_png(np.full((8, 8, 3), number % 256, np.uint8))
-            crops.append(
-                {"key": key, "photo_key": key[:-2], "label": number % 3, "status": "ok", "image": image}
-            )
-            decisions.append({"key": key, "keep": is_kept, "kept_key": key})
-            keys += [key] if is_kept else []
-        crops.append({"key": f"n{part}", "photo_key": f"n{part}", "status": "no_face"})
-        for address, rows, schema in ((CROPS_ADDRESS, crops, CROPS), (DEDUP_ADDRESS, decisions, DEDUP)):
-            name = f"{address.artifact}-{part:05d}.parquet"
-            file = write_rows(store, address, name, rows, schema)
-            files[address].append(Receipt(part=part, key=f"{part}", files=(file,)))
-    for address, receipts in files.items():
-        write_manifest(
-            store,
-            Manifest(
-                schema_version=SCHEMA,
-                artifact=address.artifact,
-                fingerprint=address.fingerprint,
-                version=1,
-                config={},
-                source={},
-                seed=0,
-                inputs={},
-                predecessor=None,
-                parts=tuple(receipts),
-                counts={},
-                metrics={},
-                provenance={"finished": "2026-01-01T00:00:00+00:00"},
-            ),
-        )
-    return keys
-
-
-def shard_stage(samples_per_shard: int, samples_per_task: int, **settings: Any) -> Shard:
-    config = ShardConfig(
-        size=8, samples_per_shard=samples_per_shard, samples_per_task=samples_per_task, **settings
-    )
-    return Shard(3, {"crops": CROPS_ADDRESS, "dedup": DEDUP_ADDRESS}, "PRESET", config)
-
-
-def made(stage: Shard, store: Store, backend: Backend = HERE, *, refresh: bool = False) -> Manifest:
-    run(stage, store, backend, refresh=refresh)
-    manifest = read_manifest(store, stage.address)
-    assert manifest is not None
-    return manifest
+from tests.core.tars import CROPS_ADDRESS, made, shard_stage, write_inputs
 
 
 @settings(max_examples=25)
