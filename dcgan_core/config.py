@@ -56,13 +56,22 @@ class Section(BaseModel):
 class ScrapeConfig(Section):
     """Where photos come from and what is fetched of them."""
 
-    source: Literal["folder", "imagefolder", "parquet", "urls", "search", "demo"] = "folder"
+    source: Literal[
+        "folder",
+        "imagefolder",
+        "parquet",
+        "webdataset",
+        "urls",
+        "search",
+        "demo",
+    ] = "folder"
     """`folder`: photos below a directory, a plain tar or any fsspec prefix. `imagefolder`: one
-    sub-directory a class. `parquet`: files with an `image` column. `urls`: a list of urls to fetch.
-    `search`: pictures that a search engine finds for names of people. `demo`: the built-in LFW pages,
-    fetched from a loopback server."""
+    sub-directory a class. `parquet`: files with an `image` column. `webdataset`: tars of samples. `urls`: a
+    list of urls to fetch. `search`: pictures that a search engine finds for names of people. `demo`: the
+    built-in LFW pages, fetched from a loopback server."""
     path: str = effort("")
-    """Directory, file or fsspec url of the source. Its content, not its name, enters the fingerprint."""
+    """Directory, file or fsspec url of the source; `webdataset`: also a pattern, `shard-{00000..00041}.tar`.
+    The content, not the name, enters the fingerprint."""
     as_of: date | None = None
     """Web sources: the day whose state of the web is wanted. Another day fetches again; a scheduled run
     sets its scheduled date."""
@@ -94,7 +103,8 @@ class ScrapeConfig(Section):
     image_column: str = "image"
     """Column of a parquet source that holds the encoded image: bytes, or a struct `{bytes, path}`."""
     label_column: str = "label"
-    """Column of a parquet source that holds an integer class, if it has one."""
+    """Column of a parquet source that holds an integer class, if it has one. `webdataset`: `none` leaves
+    `.cls` members unread."""
     items_per_part: PositiveInt = 256
     """Aim for this many items a part (the unit of parallel work and of resuming)."""
     max_bytes: PositiveInt = 32 * 2**20

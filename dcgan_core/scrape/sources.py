@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
-from typing import IO, Any, Protocol, TypeVar, cast
+from typing import IO, Any, Protocol, TypeVar, cast, runtime_checkable
 
 import fsspec
 import pyarrow as pa
@@ -87,9 +87,22 @@ def open_source(config: ScrapeConfig, seed: int) -> Source:
         )
     if config.source == "parquet":
         return ParquetSource(config)
+    if config.source == "webdataset":
+        from dcgan_core.scrape.webdataset_source import WebDatasetSource
+
+        return WebDatasetSource(config)
     if config.source == "folder" and config.path.rstrip("/").endswith(".tar"):
         return TarSource(config)
     return FolderSource(config, classes=config.source == "imagefolder")
+
+
+@runtime_checkable
+class PassesOver(Protocol):
+    """A source in which there may be things that are no items of it."""
+
+    def passed_over(self) -> dict[str, int]:
+        """How many there were of each kind, in words."""
+        ...
 
 
 def item_key(locator: str) -> str:
@@ -169,13 +182,13 @@ class FolderSource:
             if not hidden and info.get("type") == "file":  # no pipes, sockets or devices
                 found.append((name, info))
         # Oldest first: photos added later come last, so that parts made from the others stay as they are.
-        found.sort(key=lambda entry: (str(_changed(entry[1])), entry[0]))
+        found.sort(key=lambda entry: (str(changed_of(entry[1])), entry[0]))
         labels = self._labels([name for name, _ in found]) if self.classes else {}
         items = [
             Item(
                 key=item_key(name),
                 locator=name,
-                state=str(info.get("ETag") or info.get("etag") or _changed(info)),
+                state=str(info.get("ETag") or info.get("etag") or changed_of(info)),
                 size=int(info["size"]),
                 url=printable(name),
                 label=labels.get(name.split("/")[0]),
@@ -197,7 +210,7 @@ class FolderSource:
     def read(self, items: Sequence[Item]) -> Iterator[Outcome]:
         fs, top = open_location(self.config.path, "scrape.path")
         for item in items:
-            yield _read(fs, f"{top}/{item.locator}", item, self.config.max_bytes)
+            yield read_item(fs, f"{top}/{item.locator}", item, self.config.max_bytes)
 
 
 @dataclass(frozen=True)
@@ -239,7 +252,7 @@ class TarSource:
     def read(self, items: Sequence[Item]) -> Iterator[Outcome]:
         fs, path = open_location(self.config.path, "scrape.path")
         for item in items:
-            yield _read(fs, path, item, self.config.max_bytes)
+            yield read_item(fs, path, item, self.config.max_bytes)
 
 
 @dataclass(frozen=True)
@@ -262,7 +275,7 @@ class ParquetSource:
                 reader = _parquet(file, path)
                 self._check_columns(reader.schema_arrow, path)
                 rows = reader.metadata.num_rows
-            state = _state(fs, path)
+            state = state_of(fs.info(path))
             for row in range(rows):
                 locator = f"{name}#{row}"
                 items.append(Item(item_key(locator), locator, state, offset=row, url=locator))
@@ -297,7 +310,7 @@ class ParquetSource:
                     item = wanted[row]
                     if has_label and record[self.config.label_column] is not None:
                         item = replace(item, label=int(record[self.config.label_column]))
-                    yield _checked(item, data, self.config.max_bytes)
+                    yield checked(item, data, self.config.max_bytes)
             first += rows
 
     def _files(self) -> list[tuple[fsspec.AbstractFileSystem, str, str]]:
@@ -329,7 +342,8 @@ class ParquetSource:
             )
 
 
-def _read(fs: fsspec.AbstractFileSystem, path: str, item: Item, max_bytes: int) -> Outcome:
+def read_item(fs: fsspec.AbstractFileSystem, path: str, item: Item, max_bytes: int) -> Outcome:
+    """The item's bytes: the whole file, or those at its offset."""
     if item.size is not None and item.size > max_bytes:
         return Outcome(item, "too_large", f"{item.size} bytes, the limit is {max_bytes}")
     start = item.offset
@@ -340,10 +354,11 @@ def _read(fs: fsspec.AbstractFileSystem, path: str, item: Item, max_bytes: int) 
         return Outcome(item, "read_failed", error.strerror or type(error).__name__)
     if item.size is not None and len(data) < item.size:
         return Outcome(item, "read_failed", f"{len(data)} of {item.size} bytes could be read")
-    return _checked(item, data, max_bytes)
+    return checked(item, data, max_bytes)
 
 
-def _checked(item: Item, data: bytes | None, max_bytes: int) -> Outcome:
+def checked(item: Item, data: bytes | None, max_bytes: int) -> Outcome:
+    """The outcome of an item whose bytes were read."""
     if not data:
         return Outcome(item, "empty", "zero bytes")
     if len(data) > max_bytes:
@@ -356,13 +371,14 @@ def printable(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def _changed(info: dict[str, Any]) -> object:
+def changed_of(info: dict[str, Any]) -> object:
+    """When a file was changed, as its file system's listing has it."""
     return info.get("mtime") or info.get("LastModified") or info.get("last_modified") or ""
 
 
-def _state(fs: fsspec.AbstractFileSystem, path: str) -> str:
-    info = fs.info(path)
-    return f"{info['size']}-{info.get('ETag') or info.get('etag') or _changed(info)}"
+def state_of(info: dict[str, Any]) -> str:
+    """What changes when a file does, from its file system's listing."""
+    return f"{info['size']}-{info.get('ETag') or info.get('etag') or changed_of(info)}"
 
 
 def _parquet(file: Any, path: str) -> pq.ParquetFile:
