@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from dcgan_core.artifacts import fingerprint_of
 from dcgan_core.config import Json, ScrapeConfig
 from dcgan_core.errors import ConfigError
+from dcgan_core.scrape.image_sets import ARRAY_SETS, FILE_SETS, open_image_set
 from dcgan_core.storage import open_location, read_whole
 
 T = TypeVar("T")
@@ -91,6 +92,8 @@ def open_source(config: ScrapeConfig, seed: int) -> Source:
         from dcgan_core.scrape.webdataset_source import WebDatasetSource
 
         return WebDatasetSource(config)
+    if config.source in (*ARRAY_SETS, *FILE_SETS):
+        return open_image_set(config)
     if config.source == "folder" and config.path.rstrip("/").endswith(".tar"):
         return TarSource(config)
     return FolderSource(config, classes=config.source == "imagefolder")
