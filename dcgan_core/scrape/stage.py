@@ -38,7 +38,7 @@ class Scrape(Stage):
 
     artifact: ClassVar[str] = "photos"
     flow: ClassVar[str] = "scrape"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     unit: ClassVar[str] = "photos"
 
     config: ScrapeConfig
