@@ -81,12 +81,17 @@ def explained(config: ScrapeConfig, what: str = "could not be opened") -> Iterat
     except (DcganError, MemoryError):
         raise
     except Exception as error:  # whatever a damaged file or a site's answer leads to: no common base
-        said = f"{config.source} below {config.path} {what}: {str(error) or type(error).__name__}"
+        why = str(error).replace(_THEIR_ADVICE, "").strip() or type(error).__name__
+        said = f"{config.source} below {config.path} {what}: {why}"
         if isinstance(error, (URLError, HTTPException, ConnectionError, TimeoutError)):
             raise FetchError(f"{said}; run it again, or get the files by hand") from error
         raise ConfigError(
-            f"{said}. If a file is damaged (torchvision knows the md5 of each), get it again"
+            f"{said.rstrip('.')}. If a file is damaged, or not the published one (torchvision looks at md5 "
+            "sums), delete it and get it again"
         ) from error
+
+
+_THEIR_ADVICE = "You can use download=True to download it"
 
 
 def listing(folder: Path) -> dict[str, tuple[int, float]]:
