@@ -55,8 +55,9 @@ class ArraySource:
 
     def read(self, items: Sequence[Item]) -> Iterator[Outcome]:
         pixels, labels = self._opened()
+        state = self._state
         for item in items:
-            if item.state != self._state or item.offset is None:
+            if item.state != state or item.offset is None:
                 yield Outcome(item, "read_failed", "the set's files are not those that were listed")
                 continue
             png = encode_png(np.ascontiguousarray(pixels[item.offset]))
