@@ -56,13 +56,35 @@ class Section(BaseModel):
 class ScrapeConfig(Section):
     """Where photos come from and what is fetched of them."""
 
-    source: Literal["folder", "imagefolder", "parquet", "urls", "search", "demo"] = "folder"
+    source: Literal[
+        "folder",
+        "imagefolder",
+        "parquet",
+        "webdataset",
+        "cifar10",
+        "svhn",
+        "mnist",
+        "celeba",
+        "imagenet",
+        "lsun",
+        "urls",
+        "search",
+        "demo",
+    ] = "folder"
     """`folder`: photos below a directory, a plain tar or any fsspec prefix. `imagefolder`: one
-    sub-directory a class. `parquet`: files with an `image` column. `urls`: a list of urls to fetch.
-    `search`: pictures that a search engine finds for names of people. `demo`: the built-in LFW pages,
-    fetched from a loopback server."""
+    sub-directory a class. `parquet`: files with an `image` column. `webdataset`: tars of samples. `cifar10`,
+    `svhn`, `mnist`, `celeba`, `imagenet`, `lsun`: these sets as torchvision keeps them. `urls`: a list of
+    urls to fetch. `search`: pictures that a search engine finds for names of people. `demo`: the built-in
+    LFW pages, fetched from a loopback server."""
     path: str = effort("")
-    """Directory, file or fsspec url of the source. Its content, not its name, enters the fingerprint."""
+    """Directory, file or fsspec url of the source; `webdataset`: also a pattern, `shard-{00000..00041}.tar`;
+    torchvision's sets: its `root`. The content, not the name, enters the fingerprint."""
+    split: str = "train"
+    """torchvision's sets: the part that is taken. `cifar10`, `mnist`: train, test. `svhn`: also extra.
+    `celeba`: train, valid, test, all. `imagenet`: train, val. `lsun`: train, val (all ten classes), test, or
+    classes by name, as `bedroom_train,tower_train`."""
+    download: bool = effort(False)
+    """torchvision's sets: let torchvision download or unpack into `path` what is not there."""
     as_of: date | None = None
     """Web sources: the day whose state of the web is wanted. Another day fetches again; a scheduled run
     sets its scheduled date."""
@@ -94,7 +116,8 @@ class ScrapeConfig(Section):
     image_column: str = "image"
     """Column of a parquet source that holds the encoded image: bytes, or a struct `{bytes, path}`."""
     label_column: str = "label"
-    """Column of a parquet source that holds an integer class, if it has one."""
+    """Column of a parquet source that holds an integer class, if it has one. `celeba`: the attribute that is
+    the class (0 or 1), if any. `webdataset`: `none` leaves `.cls` members unread."""
     items_per_part: PositiveInt = 256
     """Aim for this many items a part (the unit of parallel work and of resuming)."""
     max_bytes: PositiveInt = 32 * 2**20

@@ -42,6 +42,9 @@ class Decoded:
     rgb: Rgb
     width: int  # pixels of the whole image, upright
     height: int
+    is_plain: bool = False
+    """Whether any decoder shows these pixels: a JPEG, PNG or WebP of 8 bits, grey, palette or RGB, opaque,
+    of one frame and stored upright."""
 
     @property
     def is_reduced(self) -> bool:
@@ -94,6 +97,7 @@ def decode(data: bytes, *, max_pixels: int, min_side: int | None = None) -> Deco
         image.load()
         # Pillow turns a TIFF upright by itself while loading.
         orientation = 1 if header.format == "tiff" else _orientation(image)
+        is_plain = orientation == 1 and _is_plain(image, header.format, data)
         rgb = _to_rgb(image)
     except DecodeError:
         raise
@@ -106,9 +110,9 @@ def decode(data: bytes, *, max_pixels: int, min_side: int | None = None) -> Deco
     reduced = image.size != whole
     rgb = _turn_upright(rgb, orientation)
     if not reduced:
-        return Decoded(rgb, rgb.shape[1], rgb.shape[0])
+        return Decoded(rgb, rgb.shape[1], rgb.shape[0], is_plain)
     width, height = whole[::-1] if orientation in _ON_ITS_SIDE else whole
-    return Decoded(rgb, width, height)
+    return Decoded(rgb, width, height, is_plain)
 
 
 def encode_jpeg(rgb: Rgb, quality: int) -> bytes:
@@ -351,10 +355,19 @@ def _reduce_while_decoding(image: ImageFile.ImageFile, min_side: int) -> None:
 
 
 def _orientation(image: Image.Image) -> int:
+    """1 to 8 as EXIF counts them, 1 where there is none; anything else is no orientation."""
     try:
         return int(image.getexif().get(0x0112, 1))
     except Exception:  # damaged EXIF does not make a photo unusable
-        return 1
+        return 0
+
+
+def _is_plain(image: ImageFile.ImageFile, format_name: str, data: bytes) -> bool:
+    if format_name not in ("jpeg", "png", "webp") or image.mode not in ("1", "L", "P", "RGB"):
+        return False
+    if format_name == "png" and data[24] > 8:  # Pillow has taken 16 bits down to 8 by now
+        return False
+    return not (image.has_transparency_data or getattr(image, "is_animated", False))
 
 
 def _to_rgb(image: Image.Image) -> Rgb:

@@ -64,8 +64,9 @@ class CenterCutter:
             return [photo.failed(error.status, error.why)]
         square = images.center_square(decoded.rgb)
         side = min(decoded.width, decoded.height)
-        # A picture that is right as it came is kept as it came.
-        untouched = (header.width, header.height) == (size, size) and header.format in ("jpeg", "png")
+        # A picture that is right as it came is kept as it came, if nobody can see another one in it.
+        fits = (header.width, header.height) == (size, size) and header.format in ("jpeg", "png")
+        untouched = fits and decoded.is_plain
         crop = square if untouched else images.resize(square, size)
         box = [(decoded.width - side) // 2, (decoded.height - side) // 2, side]
         row = photo.row(f"{photo.key}_0", box=box, score=1.0, width=side, height=side)

@@ -52,7 +52,7 @@ class Crop(Stage):
 
     artifact: ClassVar[str] = "crops"
     flow: ClassVar[str] = "crop"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     unit: ClassVar[str] = "photos"
     cutter: ClassVar[str] = "dcgan_core.crop.cutters:open_cutter_alone"
 

@@ -5,18 +5,17 @@ from __future__ import annotations
 import hashlib
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import IO, Any, Protocol, TypeVar, cast
+from typing import IO, Any, Protocol, TypeVar, cast, runtime_checkable
 
 import fsspec
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from dcgan_core.artifacts import fingerprint_of
 from dcgan_core.config import Json, ScrapeConfig
 from dcgan_core.errors import ConfigError, StorageError
+from dcgan_core.scrape.image_sets import ARRAY_SETS, FILE_SETS, open_image_set
 from dcgan_core.storage import open_location, read_whole
 
 T = TypeVar("T")
@@ -86,10 +85,27 @@ def open_source(config: ScrapeConfig, seed: int) -> Source:
             f"(source {config.source!r}), or try --preset demo"
         )
     if config.source == "parquet":
+        from dcgan_core.scrape.parquet_source import ParquetSource
+
         return ParquetSource(config)
+    if config.source == "webdataset":
+        from dcgan_core.scrape.webdataset_source import WebDatasetSource
+
+        return WebDatasetSource(config)
+    if config.source in (*ARRAY_SETS, *FILE_SETS):
+        return open_image_set(config)
     if config.source == "folder" and config.path.rstrip("/").endswith(".tar"):
         return TarSource(config)
     return FolderSource(config, classes=config.source == "imagefolder")
+
+
+@runtime_checkable
+class PassesOver(Protocol):
+    """A source in which there may be things that are no items of it."""
+
+    def passed_over(self) -> dict[str, int]:
+        """How many there were of each kind, in words."""
+        ...
 
 
 def item_key(locator: str) -> str:
@@ -169,13 +185,13 @@ class FolderSource:
             if not hidden and info.get("type") == "file":  # no pipes, sockets or devices
                 found.append((name, info))
         # Oldest first: photos added later come last, so that parts made from the others stay as they are.
-        found.sort(key=lambda entry: (str(_changed(entry[1])), entry[0]))
+        found.sort(key=lambda entry: (str(changed_of(entry[1])), entry[0]))
         labels = self._labels([name for name, _ in found]) if self.classes else {}
         items = [
             Item(
                 key=item_key(name),
                 locator=name,
-                state=str(info.get("ETag") or info.get("etag") or _changed(info)),
+                state=str(info.get("ETag") or info.get("etag") or changed_of(info)),
                 size=int(info["size"]),
                 url=printable(name),
                 label=labels.get(name.split("/")[0]),
@@ -197,7 +213,7 @@ class FolderSource:
     def read(self, items: Sequence[Item]) -> Iterator[Outcome]:
         fs, top = open_location(self.config.path, "scrape.path")
         for item in items:
-            yield _read(fs, f"{top}/{item.locator}", item, self.config.max_bytes)
+            yield read_item(fs, f"{top}/{item.locator}", item, self.config.max_bytes)
 
 
 @dataclass(frozen=True)
@@ -239,97 +255,11 @@ class TarSource:
     def read(self, items: Sequence[Item]) -> Iterator[Outcome]:
         fs, path = open_location(self.config.path, "scrape.path")
         for item in items:
-            yield _read(fs, path, item, self.config.max_bytes)
+            yield read_item(fs, path, item, self.config.max_bytes)
 
 
-@dataclass(frozen=True)
-class ParquetSource:
-    """Encoded images in a column of parquet files (a file, or all ``*.parquet`` below a prefix)."""
-
-    config: ScrapeConfig
-
-    def identity(self) -> dict[str, Json]:
-        return listing_identity(self.items())
-
-    def items(self) -> Sequence[Item]:
-        return self._items
-
-    @cached_property
-    def _items(self) -> list[Item]:
-        items: list[Item] = []
-        for fs, path, name in self._files():
-            with fs.open(path, "rb") as file:
-                reader = _parquet(file, path)
-                self._check_columns(reader.schema_arrow, path)
-                rows = reader.metadata.num_rows
-            state = _state(fs, path)
-            for row in range(rows):
-                locator = f"{name}#{row}"
-                items.append(Item(item_key(locator), locator, state, offset=row, url=locator))
-        return items[: self.config.limit]
-
-    def read(self, items: Sequence[Item]) -> Iterator[Outcome]:
-        files = {name: (fs, path) for fs, path, name in self._files()}
-        start = 0
-        while start < len(items):  # items of one file stand together
-            name = items[start].locator.rpartition("#")[0]
-            end = start
-            while end < len(items) and items[end].locator.rpartition("#")[0] == name:
-                end += 1
-            fs, path = files[name]
-            with fs.open(path, "rb") as file:
-                yield from self._read_rows(_parquet(file, path), items[start:end])
-            start = end
-
-    def _read_rows(self, reader: pq.ParquetFile, items: Sequence[Item]) -> Iterator[Outcome]:
-        has_label = self.config.label_column in reader.schema_arrow.names
-        columns = [self.config.image_column, *([self.config.label_column] if has_label else [])]
-        wanted = {item.offset: item for item in items}
-        first = 0
-        for group in range(reader.num_row_groups):
-            rows = reader.metadata.row_group(group).num_rows
-            here = [row for row in range(first, first + rows) if row in wanted]
-            if here:
-                table = reader.read_row_group(group, columns=columns).take([row - first for row in here])
-                for row, record in zip(here, table.to_pylist(), strict=True):
-                    value = record[self.config.image_column]
-                    data = value.get("bytes") if isinstance(value, dict) else value
-                    item = wanted[row]
-                    if has_label and record[self.config.label_column] is not None:
-                        item = replace(item, label=int(record[self.config.label_column]))
-                    yield _checked(item, data, self.config.max_bytes)
-            first += rows
-
-    def _files(self) -> list[tuple[fsspec.AbstractFileSystem, str, str]]:
-        fs, top = open_location(self.config.path, "scrape.path")
-        if fs.isfile(top):
-            return [(fs, top, top.rpartition("/")[2])]
-        paths = sorted(path for path in fs.find(top) if path.endswith(".parquet"))
-        return [(fs, path, path[len(top) :].lstrip("/")) for path in paths]
-
-    def _check_columns(self, schema: pa.Schema, path: str) -> None:
-        if self.config.image_column not in schema.names:
-            raise ConfigError(
-                f"{path} has no column {self.config.image_column!r} (it has: {', '.join(schema.names)}); "
-                "name it: -o scrape.image_column=..."
-            )
-        image = schema.field(self.config.image_column).type
-        if pa.types.is_struct(image) and "bytes" in {field.name for field in image}:
-            image = image.field("bytes").type
-        if not (pa.types.is_binary(image) or pa.types.is_large_binary(image)):
-            raise ConfigError(
-                f"{path}: column {self.config.image_column!r} is of type {image}; encoded images are needed, "
-                "as bytes or a struct {bytes, path}"
-            )
-        labels = self.config.label_column
-        if labels in schema.names and not pa.types.is_integer(schema.field(labels).type):
-            raise ConfigError(
-                f"{path}: column {labels!r} is of type {schema.field(labels).type}, not integer; name "
-                "another, or one that is not there: -o scrape.label_column=none"
-            )
-
-
-def _read(fs: fsspec.AbstractFileSystem, path: str, item: Item, max_bytes: int) -> Outcome:
+def read_item(fs: fsspec.AbstractFileSystem, path: str, item: Item, max_bytes: int) -> Outcome:
+    """The item's bytes: the whole file, or those at its offset."""
     if item.size is not None and item.size > max_bytes:
         return Outcome(item, "too_large", f"{item.size} bytes, the limit is {max_bytes}")
     start = item.offset
@@ -342,10 +272,11 @@ def _read(fs: fsspec.AbstractFileSystem, path: str, item: Item, max_bytes: int) 
         return Outcome(item, "read_failed", str(error))
     if item.size is not None and len(data) < item.size:
         return Outcome(item, "read_failed", f"{len(data)} of {item.size} bytes could be read")
-    return _checked(item, data, max_bytes)
+    return checked(item, data, max_bytes)
 
 
-def _checked(item: Item, data: bytes | None, max_bytes: int) -> Outcome:
+def checked(item: Item, data: bytes | None, max_bytes: int) -> Outcome:
+    """The outcome of an item whose bytes were read."""
     if not data:
         return Outcome(item, "empty", "zero bytes")
     if len(data) > max_bytes:
@@ -358,17 +289,11 @@ def printable(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def _changed(info: dict[str, Any]) -> object:
+def changed_of(info: dict[str, Any]) -> object:
+    """When a file was changed, as its file system's listing has it."""
     return info.get("mtime") or info.get("LastModified") or info.get("last_modified") or ""
 
 
-def _state(fs: fsspec.AbstractFileSystem, path: str) -> str:
-    info = fs.info(path)
-    return f"{info['size']}-{info.get('ETag') or info.get('etag') or _changed(info)}"
-
-
-def _parquet(file: Any, path: str) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(file)
-    except pa.ArrowInvalid as error:
-        raise ConfigError(f"{path} is not a readable parquet file: {error}") from None
+def state_of(info: dict[str, Any]) -> str:
+    """What changes when a file does, from its file system's listing."""
+    return f"{info['size']}-{info.get('ETag') or info.get('etag') or changed_of(info)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -22,7 +22,7 @@ from dcgan_core.scrape.photos import (
     photo_row,
     photos_summary,
 )
-from dcgan_core.scrape.sources import Item, Outcome, Source, chunks, open_source
+from dcgan_core.scrape.sources import Item, Outcome, PassesOver, Source, chunks, open_source
 from dcgan_core.stage import Part, Stage, Summary
 from dcgan_core.storage import Store
 from dcgan_core.tables import write_rows, write_stream
@@ -38,7 +38,7 @@ class Scrape(Stage):
 
     artifact: ClassVar[str] = "photos"
     flow: ClassVar[str] = "scrape"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     unit: ClassVar[str] = "photos"
 
     config: ScrapeConfig
@@ -64,9 +64,8 @@ class Scrape(Stage):
         items = _repeats_named(self._source.items())
         if not items:
             where = self.config.path or self.config.source
-            raise NoUsableData(
-                "scrape", {}, f"The source {where} is empty: check scrape.path and scrape.source"
-            )
+            advice = f"The source {where} is empty: check scrape.path and scrape.source"
+            raise NoUsableData("scrape", self._passed_over(), advice)
         exclusions = read_exclusions(store)
         parts = []
         for index, part in enumerate(chunks(items, self.config.items_per_part)):
@@ -113,7 +112,13 @@ class Scrape(Stage):
         return Receipt(part=part.index, key=part.key, files=files, counts=statuses, metrics=metrics)
 
     def finish(self, store: Store, receipts: Sequence[Receipt]) -> Summary:
-        return photos_summary(store, self.address, receipts, self.config.max_failure_rate)
+        summary = photos_summary(store, self.address, receipts, self.config.max_failure_rate)
+        if passed_over := self._passed_over():
+            return replace(summary, metrics={**summary.metrics, "passed_over": passed_over})
+        return summary
+
+    def _passed_over(self) -> dict[str, int]:
+        return self._source.passed_over() if isinstance(self._source, PassesOver) else {}
 
 
 REPEATED = "repeated"

@@ -14,6 +14,7 @@ from dcgan_core.errors import ConfigError
 
 EFFORT_FIELDS = {
     "scrape.path",
+    "scrape.download",
     "scrape.contact",
     "scrape.allow_loopback",
     "scrape.addresses",

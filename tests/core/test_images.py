@@ -134,19 +134,65 @@ def test_sixteen_bit_grey_keeps_its_range() -> None:
         np.testing.assert_array_equal(decoded, np.repeat((values >> 8)[..., None], 3, axis=2))
 
 
-def test_sixteen_bit_rgb_png_keeps_its_range() -> None:
-    rgb16 = scene().astype(">u2") * 257
-    rows = b"".join(b"\0" + row.tobytes() for row in rgb16)
+def sixteen_bit_rgb_png(rgb: NDArray[np.uint8]) -> bytes:
+    height, width = rgb.shape[:2]
+    rows = b"".join(b"\0" + row.tobytes() for row in rgb.astype(">u2") * 257)
     chunks = (
-        (b"IHDR", struct.pack(">IIBBBBB", 80, 48, 16, 2, 0, 0, 0)),
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)),
         (b"IDAT", zlib.compress(rows)),
         (b"IEND", b""),
     )
-    data = b"\x89PNG\r\n\x1a\n" + b"".join(
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
         for name, body in chunks
     )
-    np.testing.assert_array_equal(decode_rgb(data, max_pixels=LIMIT), scene())
+
+
+def test_sixteen_bit_rgb_png_keeps_its_range() -> None:
+    np.testing.assert_array_equal(decode_rgb(sixteen_bit_rgb_png(scene()), max_pixels=LIMIT), scene())
+
+
+def oriented(value: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = value
+    return exif
+
+
+SCENE = Image.fromarray(scene())
+PLAIN = {
+    "jpeg": saved(SCENE, "jpeg"),
+    "progressive jpeg": saved(SCENE, "jpeg", progressive=True),
+    "grey jpeg": saved(SCENE.convert("L"), "jpeg"),
+    "upright jpeg": saved(SCENE, "jpeg", exif=oriented(1)),
+    "png": saved(SCENE, "png"),
+    "grey png": saved(SCENE.convert("L"), "png"),
+    "two-coloured png": saved(SCENE.convert("1"), "png"),
+    "palette png": saved(SCENE.convert("P"), "png"),
+    "webp": saved(SCENE, "webp"),
+}
+NOT_PLAIN = {
+    "turned jpeg": saved(SCENE, "jpeg", exif=oriented(6)),
+    "mirrored jpeg": saved(SCENE, "jpeg", exif=oriented(2)),
+    "jpeg of no orientation": saved(SCENE, "jpeg", exif=oriented(0)),
+    "cmyk jpeg": saved(SCENE.convert("CMYK"), "jpeg"),
+    "turned png": saved(SCENE, "png", exif=oriented(3)),
+    "png of four channels": saved(SCENE.convert("RGBA"), "png"),
+    "grey png of two channels": saved(SCENE.convert("LA"), "png"),
+    "png with a transparent colour": saved(SCENE, "png", transparency=(0, 0, 0)),
+    "palette png with a transparent colour": saved(SCENE.convert("P"), "png", transparency=3),
+    "grey png of 16 bits": saved(Image.fromarray(np.zeros((48, 80), np.uint16)), "png"),
+    "png of 16 bits": sixteen_bit_rgb_png(scene()),
+    "animated png": saved(SCENE, "png", save_all=True, append_images=[SCENE.convert("L").convert("RGB")]),
+    "webp of four channels": saved(SCENE.convert("RGBA").rotate(30), "webp"),
+    "animated webp": saved(SCENE, "webp", save_all=True, append_images=[SCENE.rotate(180)]),
+    "gif": saved(SCENE, "gif"),
+}
+
+
+@pytest.mark.parametrize("kind", [*PLAIN, *NOT_PLAIN])
+def test_a_picture_is_plain_where_no_decoder_can_show_another(kind: str) -> None:
+    data = {**PLAIN, **NOT_PLAIN}[kind]
+    assert decode(data, max_pixels=LIMIT).is_plain == (kind in PLAIN)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])

@@ -53,6 +53,7 @@ def remade(tiny: Tiny, store: Store, overrides: dict[str, Any] | None = None) ->
     [
         ("seed", 43, FROM_PHOTOS),
         ("scrape.as_of", "2024-05-06", set()),  # a folder is as it is on any day
+        ("scrape.split", "test", set()),  # nor has it splits
         ("train.epochs", 3, set()),  # train.steps is given
         ("scrape.max_bytes", 10**6, FROM_PHOTOS),
         ("scrape.limit", 19, FROM_PHOTOS),
@@ -98,6 +99,7 @@ def test_a_changed_key_changes_its_stage_and_those_that_depend_on_it(
     ("key", "value"),
     [
         ("scrape.contact", "somebody@example.org"),
+        ("scrape.download", True),
         ("scrape.concurrency", 1),
         ("scrape.timeout_seconds", 1.0),
         ("scrape.retries", 0),

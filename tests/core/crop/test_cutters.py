@@ -141,6 +141,22 @@ def test_a_wide_photos_centre_is_not_enlarged(portrait: Rgb) -> None:
     assert row["sharpness"] == pytest.approx(sharpness(images.resize(centre, 32)), rel=0.2)
 
 
+def test_a_picture_of_the_stored_size_is_made_anew_where_decoders_would_not_agree(portrait: Rgb) -> None:
+    cropping = config(method="center")
+    square = images.resize(portrait[:400, :400], cropping.stored_size)
+    as_png, see_through, cmyk = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    Image.fromarray(square).save(as_png, "PNG")
+    Image.fromarray(square).convert("RGBA").save(see_through, "PNG")
+    Image.fromarray(square).convert("CMYK").save(cmyk, "JPEG", quality=95)
+    for data in (jpeg(square), as_png.getvalue()):
+        assert best(data, cropping)["image"] == data
+    for data in (jpeg(square, 6), jpeg(square, 3), see_through.getvalue(), cmyk.getvalue()):
+        row = best(data, cropping)
+        assert images.read_header(row["image"], 10**6).format == "jpeg"
+        assert images.decode(row["image"], max_pixels=10**6).is_plain
+        assert np.abs(crop_of(row).astype(int) - square).mean() < 4  # upright, and in its own colours
+
+
 @pytest.mark.parametrize("method", ["haar", "center"])
 def test_a_blurred_crop_is_a_row_that_says_how_blurred(method: str, portrait: Rgb) -> None:
     blurred = np.asarray(cv2.GaussianBlur(portrait, (0, 0), 1.5), np.uint8)

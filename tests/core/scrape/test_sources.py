@@ -218,6 +218,42 @@ def test_parquet_files_hold_images_and_labels(nested: bool, store: Store, tmp_pa
     assert found == list(zip(data, labels, strict=True))
 
 
+def write_as_hugging_face(path: Path, pictures: Sequence[bytes | None], labels: Sequence[int]) -> None:
+    """A parquet file as `datasets` 5.2 writes one: `Image` and `ClassLabel`, two rows a group."""
+    features = '{"image": {"_type": "Image"}, "label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}'
+    schema = pa.schema(
+        [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64())],
+        metadata={"huggingface": f'{{"info": {{"features": {features}}}}}'},
+    )
+    images = [{"bytes": data, "path": f"{number}.jpg"} for number, data in enumerate(pictures)]
+    images[0]["path"] = None
+    pq.write_table(pa.table({"image": images, "label": labels}, schema), path, row_group_size=2)
+
+
+def test_shards_of_hugging_face_are_taken_with_their_classes(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    labels = [0, 1, -1, 1, 0, 1, 1]  # below zero stands for no class
+    for shard, rows in enumerate((range(4), range(4, 7))):
+        path = tmp_path / "in" / f"train-{shard:05d}-of-00002.parquet"
+        write_as_hugging_face(path, [picture(row) for row in rows], [labels[row] for row in rows])
+    rows = rows_of(store, config_of(tmp_path / "in", "parquet", items_per_part=2))
+    assert [(name, row["image"], row["label"]) for name, row in sorted(rows.items())] == [
+        (
+            f"train-0000{number // 4}-of-00002.parquet#{number % 4}",
+            picture(number),
+            None if number == 2 else labels[number],
+        )
+        for number in range(7)
+    ]
+
+
+def test_a_row_that_has_a_path_and_no_bytes_says_so(store: Store, tmp_path: Path) -> None:
+    write_as_hugging_face(tmp_path / "in.parquet", [PICTURE, None, None], [0, 1, 1])
+    rows = rows_of(store, config_of(tmp_path / "in.parquet", "parquet"))
+    assert rows["in.parquet#1"]["status"] == "empty"
+    assert rows["in.parquet#1"]["reason"].startswith("a path and no bytes")
+
+
 def test_a_null_image_is_an_empty_row(store: Store, tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": [PICTURE, None]}), tmp_path / "in.parquet")
     rows = rows_of(store, config_of(tmp_path / "in.parquet", "parquet"))

@@ -1,0 +1,128 @@
+"""CIFAR-10, SVHN and MNIST: arrays that torchvision opens, each picture as a PNG of the same pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dcgan_core.artifacts import fingerprint_of
+from dcgan_core.config import Json, ScrapeConfig
+from dcgan_core.images import encode_png
+from dcgan_core.scrape.image_sets import check_split, explained, files_identity, provide, root_of
+from dcgan_core.scrape.sources import Item, Outcome, checked, item_key
+
+SPLITS = {"cifar10": ("train", "test"), "svhn": ("train", "test", "extra"), "mnist": ("train", "test")}
+
+_CIFAR = "cifar-10-batches-py"
+_CIFAR_FILES = {
+    "train": [f"{_CIFAR}/data_batch_{number}" for number in range(1, 6)],
+    "test": [f"{_CIFAR}/test_batch"],
+}
+_MNIST_FILES = {
+    "train": ["MNIST/raw/train-images-idx3-ubyte", "MNIST/raw/train-labels-idx1-ubyte"],
+    "test": ["MNIST/raw/t10k-images-idx3-ubyte", "MNIST/raw/t10k-labels-idx1-ubyte"],
+}
+_MNIST_LEGACY = {"train": "MNIST/processed/training.pt", "test": "MNIST/processed/test.pt"}
+
+
+@dataclass(frozen=True)
+class ArraySource:
+    """Pictures of a set that torchvision keeps as arrays, in its order and with its classes.
+
+    An item's locator is ``SET/SPLIT#INDEX``; its PNG is RGB, and always the same. Where files are missing
+    ConfigError says which; where they are damaged, what torchvision says.
+    """
+
+    config: ScrapeConfig
+
+    def identity(self) -> dict[str, Json]:
+        """Names, sizes and times of the split's files, none of which is opened."""
+        return {"split": self._split, "files": len(self._files), "listing": fingerprint_of(self._files, 64)}
+
+    def items(self) -> Sequence[Item]:
+        pixels, _ = self._opened()
+        state = self._state
+        items = []
+        for index in range(len(pixels))[: self.config.limit]:
+            locator = f"{self.config.source}/{self._split}#{index}"
+            items.append(Item(item_key(locator), locator, state, offset=index, url=locator))
+        return items
+
+    def read(self, items: Sequence[Item]) -> Iterator[Outcome]:
+        pixels, labels = self._opened()
+        state = self._state
+        for item in items:
+            if item.state != state or item.offset is None:
+                yield Outcome(item, "read_failed", "the set's files are not those that were listed")
+                continue
+            png = encode_png(np.ascontiguousarray(pixels[item.offset]))
+            yield checked(replace(item, label=int(labels[item.offset])), png, self.config.max_bytes)
+
+    def _opened(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        with explained(self.config):
+            return _open(self.config.source, str(root_of(self.config)), self._split, self._state)
+
+    @property
+    def _state(self) -> str:
+        return fingerprint_of(self._files, 16)
+
+    @property
+    def _split(self) -> str:
+        return check_split(self.config, SPLITS[self.config.source])
+
+    @cached_property
+    def _files(self) -> list[Json]:
+        root, split = root_of(self.config), self._split
+        needed, own = _files_of(self.config.source, split)
+        legacy = list(_MNIST_LEGACY.values())
+        if self.config.source == "mnist" and all((root / name).is_file() for name in legacy):
+            needed, own = legacy, [_MNIST_LEGACY[split]]  # torchvision takes these first, too
+        hint = (
+            "put them there as torchvision keeps them, or let it download them: -o scrape.download=true"
+            if not self.config.download
+            else "torchvision was asked to download them, and did not: get them by hand"
+        )
+        set_of = (self.config.source, str(root), split)
+        provide(self.config, needed, lambda: _torchvision_set(*set_of, download=True), hint)
+        return files_identity(root, own)
+
+
+def _files_of(source: str, split: str) -> tuple[list[str], list[str]]:
+    """Files that torchvision wants to see before it opens a split, and those that the split is made of."""
+    if source == "svhn":
+        return [f"{split}_32x32.mat"], [f"{split}_32x32.mat"]
+    by_split = _CIFAR_FILES if source == "cifar10" else _MNIST_FILES
+    more = [f"{_CIFAR}/batches.meta"] if source == "cifar10" else []
+    return [*by_split["train"], *by_split["test"], *more], by_split[split]
+
+
+def _torchvision_set(source: str, root: str, split: str, *, download: bool = False) -> Any:
+    from torchvision import datasets
+
+    if source == "svhn":
+        return datasets.SVHN(root, split=split, download=download)
+    kind = datasets.CIFAR10 if source == "cifar10" else datasets.MNIST
+    return kind(root, train=split == "train", download=download)
+
+
+@lru_cache(maxsize=1)  # a worker does many parts of one set; ``state`` tells when its files have changed
+def _open(source: str, root: str, split: str, state: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Pixels (N, H, W, 3) and classes (N,) of a split; torchvision's errors where it cannot be opened."""
+    opened = _torchvision_set(source, root, split)
+    if source == "cifar10":
+        pixels, labels = opened.data, opened.targets
+    elif source == "svhn":
+        pixels, labels = opened.data.transpose(0, 2, 3, 1), opened.labels
+    else:
+        grey_NHW = opened.data.numpy()
+        pixels = np.broadcast_to(grey_NHW[..., None], (*grey_NHW.shape, 3))
+        labels = opened.targets.numpy()
+    labels_N = np.atleast_1d(np.asarray(labels, np.int64))
+    if len(pixels) != len(labels_N):
+        raise ValueError(f"{len(pixels)} pictures and {len(labels_N)} classes")
+    return pixels, labels_N

@@ -1,0 +1,117 @@
+"""The sets that torchvision knows: where their files lie below its ``root``, and what to do without them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from http.client import HTTPException
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.error import URLError
+
+from dcgan_core.config import Json, ScrapeConfig
+from dcgan_core.errors import ConfigError, DcganError, FetchError
+
+if TYPE_CHECKING:
+    from dcgan_core.scrape.sources import Source
+
+ARRAY_SETS = ("cifar10", "svhn", "mnist")
+FILE_SETS = ("celeba", "imagenet", "lsun")
+
+
+def open_image_set(config: ScrapeConfig) -> Source:
+    """The source of a set; torchvision is imported when its files are opened, not before."""
+    if config.source in ARRAY_SETS:
+        from dcgan_core.scrape.array_sets import ArraySource
+
+        return ArraySource(config)
+    if config.source == "lsun":
+        from dcgan_core.scrape.lsun import LsunSource
+
+        return LsunSource(config)
+    from dcgan_core.scrape.file_sets import CelebaSource, ImageNetSource
+
+    return CelebaSource(config) if config.source == "celeba" else ImageNetSource(config)
+
+
+def root_of(config: ScrapeConfig) -> Path:
+    """torchvision's root. ConfigError where it is no local directory."""
+    if "://" in config.path:
+        raise ConfigError(
+            f"scrape.path {config.path!r}: source {config.source!r} is read by torchvision, from a local "
+            "directory; copy it to this machine, or write it as a WebDataset"
+        )
+    return Path(config.path).expanduser()
+
+
+def check_split(config: ScrapeConfig, splits: Sequence[str]) -> str:
+    """The split that is wanted. ConfigError names those there are."""
+    if config.split not in splits:
+        raise ConfigError(
+            f"scrape.split is {config.split!r}; {config.source} has {', '.join(splits)}: -o scrape.split=..."
+        )
+    return config.split
+
+
+def provide(config: ScrapeConfig, names: Sequence[str], make: Callable[[], object], hint: str) -> None:
+    """See to it that files and folders are there below the root.
+
+    ``make`` lets torchvision download or unpack them, and is called only where ``scrape.download`` allows
+    it; ``hint`` says what else can be done. ConfigError names what is missing.
+    """
+    root = root_of(config)
+    if _missing(root, names) and config.download:
+        with explained(config, "could not be downloaded or unpacked"):
+            make()
+    if missing := _missing(root, names):
+        listed = ", ".join(missing[:6]) + (f" and {len(missing) - 6} more" if len(missing) > 6 else "")
+        raise ConfigError(f"{config.source}: below scrape.path {root} there is no {listed}; {hint}")
+
+
+def _missing(root: Path, names: Sequence[str]) -> list[str]:
+    return [name for name in names if not (root / name).exists()]
+
+
+@contextmanager
+def explained(config: ScrapeConfig, what: str = "could not be opened") -> Iterator[None]:
+    """What torchvision and those it calls raise, as ConfigError; FetchError where the network failed."""
+    try:
+        yield
+    except (DcganError, MemoryError):
+        raise
+    except Exception as error:  # whatever a damaged file or a site's answer leads to: no common base
+        why = str(error).replace(_THEIR_ADVICE, "").strip() or type(error).__name__
+        said = f"{config.source} below {config.path} {what}: {why}"
+        if isinstance(error, (URLError, HTTPException, ConnectionError, TimeoutError)):
+            raise FetchError(f"{said}; run it again, or get the files by hand") from error
+        raise ConfigError(
+            f"{said.rstrip('.')}. If a file is damaged, or not the published one (torchvision looks at md5 "
+            "sums), delete it and get it again"
+        ) from error
+
+
+_THEIR_ADVICE = "You can use download=True to download it"
+
+
+def listing(folder: Path) -> dict[str, tuple[int, float]]:
+    """Size and time of change of every file below a folder, by name with slashes; sorted, none hidden."""
+    found: dict[str, tuple[int, float]] = {}
+    waiting = [(str(folder), "")]
+    while waiting:
+        path, prefix = waiting.pop()
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    waiting.append((entry.path, f"{prefix}{entry.name}/"))
+                elif entry.is_file():
+                    status = entry.stat()
+                    found[prefix + entry.name] = (status.st_size, status.st_mtime)
+    return dict(sorted(found.items()))
+
+
+def files_identity(root: Path, names: Sequence[str]) -> list[Json]:
+    """Name, size and time of change of each file."""
+    return [[name, (status := (root / name).stat()).st_size, status.st_mtime] for name in names]
