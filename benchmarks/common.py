@@ -40,7 +40,9 @@ def peak_gib() -> float:
 def alone(*command: str) -> Any:
     """The JSON that a command, in a process of its own on one thread, prints last."""
     threads = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, **threads})
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **threads})
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-4000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 

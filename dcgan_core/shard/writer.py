@@ -12,6 +12,7 @@ import pyarrow as pa
 from dcgan_core import images
 from dcgan_core.artifacts import Address, PartFile
 from dcgan_core.config import ShardConfig
+from dcgan_core.shard.decode import decode_rgb
 from dcgan_core.storage import Store
 from dcgan_core.tables import write_rows
 
@@ -52,7 +53,7 @@ def fit_image(data: bytes, config: ShardConfig) -> tuple[str, bytes]:
     size = config.size
     if (header.width, header.height) == (size, size) and header.format in _EXTENSIONS:
         return _EXTENSIONS[header.format], data
-    rgb = images.decode_rgb(data, max_pixels=2**31)
+    rgb = decode_rgb(data)
     if config.fit == "center" and min(rgb.shape[:2]) >= size:
         rgb = images.center_crop(rgb, size)
     else:
