@@ -196,29 +196,39 @@ def data_uri(data: bytes, mime: str) -> str:
     return f"data:{mime};base64,{base64.b64encode(data).decode('ascii')}"
 
 
-_SIGNATURES = {
-    "jpeg": rb"\xff\xd8\xff",
-    "png": rb"\x89PNG\r\n\x1a\n",
-    "webp": rb"RIFF....WEBP",
-    "gif": rb"GIF8[79]a",
-    "bmp": rb"BM.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\x00\x00\x00",
-    "tiff": rb"II[*+]\x00|MM\x00[*+]",
-}
-_OTHER_IMAGES = {
-    "AVIF or HEIC": rb"....ftyp(avif|avis|hei[cfmsx]|hev[cx]|mif1|msf1)",
-    "JPEG 2000": rb"\x00\x00\x00\x0cjP  |\xff\x4f\xff\x51",
-    "JPEG XL": rb"\x00\x00\x00\x0cJXL |\xff\x0a",
-    "an icon": rb"\x00\x00[\x01\x02]\x00[^\x00]\x00",
-    "Photoshop": rb"8BPS\x00",
-    "PNM": rb"P[1-7][\s#]",
-}
-_OTHER_FILES = {
-    "PDF": rb"%PDF",
-    "a zip archive": rb"PK[\x03\x05]",
-    "gzip": rb"\x1f\x8b",
-    "a video": rb"....ftyp|\x1a\x45\xdf\xa3",
-    "JSON": rb"\s*[{\[]",
-}
+def _compiled(patterns: dict[str, bytes]) -> dict[str, re.Pattern[bytes]]:
+    return {name: re.compile(pattern, re.DOTALL) for name, pattern in patterns.items()}
+
+
+_SIGNATURES = _compiled(
+    {
+        "jpeg": rb"\xff\xd8\xff",
+        "png": rb"\x89PNG\r\n\x1a\n",
+        "webp": rb"RIFF....WEBP",
+        "gif": rb"GIF8[79]a",
+        "bmp": rb"BM.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\x00\x00\x00",
+        "tiff": rb"II[*+]\x00|MM\x00[*+]",
+    }
+)
+_OTHER_IMAGES = _compiled(
+    {
+        "AVIF or HEIC": rb"....ftyp(avif|avis|hei[cfmsx]|hev[cx]|mif1|msf1)",
+        "JPEG 2000": rb"\x00\x00\x00\x0cjP  |\xff\x4f\xff\x51",
+        "JPEG XL": rb"\x00\x00\x00\x0cJXL |\xff\x0a",
+        "an icon": rb"\x00\x00[\x01\x02]\x00[^\x00]\x00",
+        "Photoshop": rb"8BPS\x00",
+        "PNM": rb"P[1-7][\s#]",
+    }
+)
+_OTHER_FILES = _compiled(
+    {
+        "PDF": rb"%PDF",
+        "a zip archive": rb"PK[\x03\x05]",
+        "gzip": rb"\x1f\x8b",
+        "a video": rb"....ftyp|\x1a\x45\xdf\xa3",
+        "JSON": rb"\s*[{\[]",
+    }
+)
 
 
 def _sniff(data: bytes) -> str:
@@ -241,8 +251,11 @@ def _sniff(data: bytes) -> str:
     raise DecodeError("not_image", f"not an image: it {looks}")
 
 
-def _first_match(patterns: dict[str, bytes], data: bytes) -> str | None:
-    return next((name for name, pattern in patterns.items() if re.match(pattern, data, re.DOTALL)), None)
+def _first_match(patterns: dict[str, re.Pattern[bytes]], data: bytes) -> str | None:
+    for name, pattern in patterns.items():
+        if pattern.match(data):
+            return name
+    return None
 
 
 def _check_pixels(width: int, height: int, max_pixels: int) -> None:

@@ -95,11 +95,20 @@ def iterate_rows(
     store: Store, address: Address, file: PartFile, columns: Iterable[str]
 ) -> Iterator[dict[str, Any]]:
     """Rows of a parquet file of an artifact, a few decoded at a time; hash and row count checked first."""
+    names = list(columns)
+    for row in iterate_values(store, address, file, names, _BATCH_ROWS):
+        yield dict(zip(names, row, strict=True))
+
+
+def iterate_values(
+    store: Store, address: Address, file: PartFile, columns: Sequence[str], together: int
+) -> Iterator[tuple[Any, ...]]:
+    """Values of ``columns`` of each row, ``together`` rows decoded at a time; else as ``iterate_rows``."""
     reader = pq.ParquetFile(pa.BufferReader(read_part(store, address, file)))
     if file.rows is not None and reader.metadata.num_rows != file.rows:
         raise CorruptArtifact(store.uri(address.part_path(file.name)), "its number of rows differs")
-    for batch in reader.iter_batches(_BATCH_ROWS, columns=list(columns)):
-        yield from batch.to_pylist()
+    for batch in reader.iter_batches(together, columns=list(columns)):
+        yield from zip(*(batch.column(name).to_pylist() for name in columns), strict=True)
 
 
 def read_all(store: Store, manifest: Manifest, prefix: str, columns: Iterable[str] | None = None) -> pa.Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,7 +14,7 @@ import pyarrow as pa
 from dcgan_core.artifacts import Address
 from dcgan_core.errors import CorruptArtifact
 from dcgan_core.shard.writer import Sample
-from dcgan_core.storage import Store, sha256_hex
+from dcgan_core.storage import Store
 
 FOLDER = "blocks"
 _SAMPLES = pa.schema(
@@ -21,19 +22,20 @@ _SAMPLES = pa.schema(
         ("position", pa.int64()),
         ("key", pa.string()),
         ("extension", pa.string()),
+        ("data", pa.large_binary()),
         ("label", pa.int32()),
         ("photo_key", pa.string()),
-        ("image", pa.large_binary()),
     ]
 )
+"""A sample's position and, in their order, its fields."""
 
 
 @dataclass(frozen=True)
 class Segments:
-    """Where in a block's file the samples of each task end, and the hash of each stretch."""
+    """Where in a block's file the samples of each task end, and the CRC-32 of each stretch."""
 
     ends: tuple[int, ...]
-    sha256: tuple[str, ...]
+    crc32: tuple[int, ...]
 
 
 def block_path(address: Address, block: int) -> str:
@@ -52,15 +54,15 @@ def write_block(
     samples = sorted(placed, key=lambda pair: pair[0])
     positions = np.array([position for position, _ in samples], np.int64)
     cuts = [0, *np.searchsorted(positions, np.array(task_ends)).tolist()]
-    ends, hashes, end = [], [], 0
+    ends, checks, end = [], [], 0
     with store.writing(block_path(address, block)) as path, path.open("wb") as file:
         for first, last in pairwise(cuts):
             data = _packed(samples[first:last]) if last > first else b""
             file.write(data)
             end += len(data)
             ends.append(end)
-            hashes.append(sha256_hex(data))
-    return Segments(tuple(ends), tuple(hashes))
+            checks.append(zlib.crc32(data))
+    return Segments(tuple(ends), tuple(checks))
 
 
 def read_segment(
@@ -72,26 +74,20 @@ def read_segment(
     if start == end:
         return
     data = store.read_range(path, start, end)
-    if sha256_hex(data) != segments.sha256[task]:
+    if zlib.crc32(data) != segments.crc32[task]:
         raise CorruptArtifact(store.uri(path), f"bytes {start} to {end} have changed since they were written")
-    for row in pa.ipc.open_stream(data).read_all().to_pylist():
-        sample = Sample(row["key"], row["extension"], row["image"], row["label"], row["photo_key"])
-        yield row["position"], sample
+    columns = [column.to_pylist() for column in pa.ipc.open_stream(data).read_all().columns]
+    for position, *fields in zip(*columns, strict=True):
+        yield position, Sample(*fields)
 
 
 def _packed(samples: Sequence[tuple[int, Sample]]) -> bytes:
-    rows = [
-        {
-            "position": position,
-            "key": sample.key,
-            "extension": sample.extension,
-            "label": sample.label,
-            "photo_key": sample.photo_key,
-            "image": sample.data,
-        }
-        for position, sample in samples
+    positions = [position for position, _ in samples]
+    fields = ([getattr(sample, name) for _, sample in samples] for name in _SAMPLES.names[1:])
+    columns = [
+        pa.array(values, field.type) for values, field in zip((positions, *fields), _SAMPLES, strict=True)
     ]
     sink = io.BytesIO()
     with pa.ipc.new_stream(sink, _SAMPLES) as writer:
-        writer.write_table(pa.Table.from_pylist(rows, schema=_SAMPLES))
+        writer.write_table(pa.Table.from_arrays(columns, schema=_SAMPLES))
     return sink.getvalue()

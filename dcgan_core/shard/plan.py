@@ -15,9 +15,10 @@ from dcgan_core.errors import CorruptArtifact, DecodeError
 from dcgan_core.shard.order import Indices, Shuffle, balanced
 from dcgan_core.shard.writer import Sample, fit_image
 from dcgan_core.storage import Store
-from dcgan_core.tables import iterate_rows, read_rows
+from dcgan_core.tables import iterate_values, read_rows
 
 _MANY_TASKS, _SMALL_TASK = 64, 16_384
+_ROWS_TOGETHER = 128
 
 
 @dataclass(frozen=True)
@@ -99,10 +100,10 @@ class Crops:
         wanted = range(len(keys)) if numbers_K is None else numbers_K.tolist()
         number_of = {keys[number]: number for number in wanted}
         columns = ["key", "photo_key", "label", "image"]
-        for row in iterate_rows(self.store, self.crops.address, crops, columns):
-            number = number_of.pop(row["key"], None)
+        for row in iterate_values(self.store, self.crops.address, crops, columns, _ROWS_TOGETHER):
+            number = number_of.pop(row[0], None)
             if number is not None:
-                yield number, self._sample(row["key"], row["photo_key"], row["label"], row["image"])
+                yield number, self._sample(*row)
         if number_of:
             where = self.store.uri(self.crops.address.part_path(crops.name))
             raise CorruptArtifact(where, f"it lacks {next(iter(number_of))}, which dedup keeps")

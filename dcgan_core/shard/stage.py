@@ -170,7 +170,7 @@ class Shard(Stage):
         try:
             for block in range(gather.blocks):
                 noted = read_receipt(store, self.address, block).metrics
-                segments = Segments(tuple(noted["ends"]), tuple(noted["sha256"]))
+                segments = Segments(tuple(noted["ends"]), tuple(noted["crc32"]))
                 placed += read_segment(store, self.address, block, gather.task, segments)
         except (FileNotFoundError, CorruptArtifact):
             return None

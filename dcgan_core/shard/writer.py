@@ -30,6 +30,7 @@ INDEX = pa.schema(
 """One row per sample: where its image's bytes are in the tar, and what is not in there."""
 
 _BLOCK, _RECORD = 512, 10240
+_BUFFER = 2**20
 _EXTENSIONS = {"jpeg": "jpg", "png": "png", "webp": "webp"}
 
 
@@ -66,7 +67,7 @@ def write_shard(
 ) -> tuple[PartFile, PartFile]:
     """Write one tar and its index, both whole or not at all; samples are held one at a time."""
     name = shard_name(number)
-    with store.writing(address.part_path(f"{name}.tar")) as path, path.open("wb") as file:
+    with store.writing(address.part_path(f"{name}.tar")) as path, path.open("wb", buffering=_BUFFER) as file:
         rows, size, digest = write_tar(file, samples)
     tar = PartFile(name=f"{name}.tar", bytes=size, sha256=digest, rows=len(rows))
     return tar, write_rows(store, address, f"{name}.index.parquet", rows, INDEX)

@@ -56,6 +56,10 @@ class Run:
     log: list[dict[str, float]] = field(default_factory=list)
     samples: list[PartFile] = field(default_factory=list)
     checkpoints: list[PartFile] = field(default_factory=list)
+    seconds: float = 0.0
+    """How long the loop has run, since it was started or resumed."""
+    waited_seconds: float = 0.0
+    """How much of that it has waited for data."""
 
 
 def steps_of(config: TrainConfig, samples: int) -> int:
@@ -100,9 +104,9 @@ def train(
             run.loader = state_after(run.step * config.batch_size, len(pixels))
             last = run.step == steps
             if run.step % config.log_every == 0 or last:
-                seconds = time.monotonic() - began
-                rate = (run.step - first) * config.batch_size / seconds
-                _log(run, config, steps, rate, feed.waited_seconds / seconds, runtime)
+                run.seconds, run.waited_seconds = time.monotonic() - began, feed.waited_seconds
+                rate = (run.step - first) * config.batch_size / run.seconds
+                _log(run, config, steps, rate, runtime)
             if runtime.rank == 0 and (run.step % config.sample_every == 0 or last):
                 _draw_samples(run, spec, seed, store, address, runtime)
             if run.step % config.checkpoint_every == 0 or last:
@@ -195,7 +199,7 @@ def _update(
             update_average(run.average, run.generator.net, config.ema, run.updates["g"])
 
 
-def _log(run: Run, config: TrainConfig, steps: int, rate: float, waiting: float, runtime: Runtime) -> None:
+def _log(run: Run, config: TrainConfig, steps: int, rate: float, runtime: Runtime) -> None:
     metrics = run.seen.read()
     for name, value in metrics.items():
         if not math.isfinite(value) and run.updates["g" if name == "loss_g" else "d"]:
@@ -205,8 +209,8 @@ def _log(run: Run, config: TrainConfig, steps: int, rate: float, waiting: float,
     finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
     run.log.append({**counts, **finite})
     note = f"loss D {metrics['loss_d']:.3f}  G {metrics['loss_g']:.3f}  {rate:,.0f} images/s"
-    if waiting > _WORTH_SAYING:
-        note += f"  waiting for data {waiting:.0%}"
+    if run.waited_seconds > _WORTH_SAYING * run.seconds:
+        note += f"  waiting for data {run.waited_seconds / run.seconds:.0%}"
     runtime.report(run.step, steps, metrics, note)
 
 
