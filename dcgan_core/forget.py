@@ -436,7 +436,7 @@ def _rows(store: Store, path: str, columns: Iterable[str]) -> Iterator[dict[str,
     with store.filesystem().open(store.key(path), "rb") as file:
         reader = pq.ParquetFile(file)
         wanted = [name for name in columns if name in reader.schema_arrow.names]
-        for batch in reader.iter_batches(4096, columns=wanted):
+        for batch in reader.iter_batches(4096, columns=wanted, use_threads=False):
             yield from batch.to_pylist()
 
 
@@ -475,7 +475,7 @@ def _swap(
         schema = reader.schema_arrow
         with pq.ParquetWriter(local, schema, **parquet_options(schema)) as writer:
             for group in range(reader.num_row_groups):
-                edited = edit(reader.read_row_group(group).to_pylist())
+                edited = edit(reader.read_row_group(group, use_threads=False).to_pylist())
                 rows += len(edited)
                 table = pa.Table.from_pylist(edited, schema=schema)
                 writer.write_table(table, row_group_size=max(1, len(edited)))

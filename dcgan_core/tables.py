@@ -1,4 +1,8 @@
-"""Parquet tables as bytes: the same rows always give the same bytes."""
+"""Parquet tables as bytes: the same rows always give the same bytes.
+
+Everywhere parquet is read in one thread: Arrow's own threads hold the Python objects that they read from, and
+where one lets go of them while the interpreter ends, the process is aborted (one run in 20 did, pyarrow 26).
+"""
 
 from __future__ import annotations
 
@@ -59,7 +63,8 @@ def parquet_options(schema: pa.Schema) -> dict[str, Any]:
 
 
 def decode_table(data: bytes, columns: Iterable[str] | None = None) -> pa.Table:
-    return pq.read_table(pa.BufferReader(data), columns=list(columns) if columns else None)
+    names = list(columns) if columns else None
+    return pq.ParquetFile(pa.BufferReader(data)).read(columns=names, use_threads=False)
 
 
 def count_rows(data: bytes) -> int:
@@ -107,7 +112,7 @@ def iterate_values(
     reader = pq.ParquetFile(pa.BufferReader(read_part(store, address, file)))
     if file.rows is not None and reader.metadata.num_rows != file.rows:
         raise CorruptArtifact(store.uri(address.part_path(file.name)), "its number of rows differs")
-    for batch in reader.iter_batches(together, columns=list(columns)):
+    for batch in reader.iter_batches(together, columns=list(columns), use_threads=False):
         yield from zip(*(batch.column(name).to_pylist() for name in columns), strict=True)
 
 
@@ -135,9 +140,9 @@ def some_rows(
     with store.filesystem().open(store.key(manifest.address.part_path(name)), "rb") as file:
         reader = pq.ParquetFile(file)
         for group in range(reader.num_row_groups):
-            there = reader.read_row_group(group, columns=["key"]).column("key").to_pylist()
+            there = reader.read_row_group(group, columns=["key"], use_threads=False).column("key").to_pylist()
             if not keys.isdisjoint(there):
-                rows = reader.read_row_group(group, columns=list(columns)).to_pylist()
+                rows = reader.read_row_group(group, columns=list(columns), use_threads=False).to_pylist()
                 found += [row for row in rows if row["key"] in keys]
     return found
 

@@ -140,7 +140,7 @@ def _parquet_part(path: Path, name: str) -> _Part:
                     f"labelled set {name}: {path.name} has no column {column!r}; "
                     f"it has {', '.join(schema.names)}"
                 )
-        labels = pq.read_table(path, columns=["label"])["label"]
+        labels = pq.ParquetFile(path).read(columns=["label"], use_threads=False)["label"]
     except (pa.ArrowException, OSError) as error:
         raise ConfigError(
             f"labelled set {name}: {path.name} is not a readable parquet file: {error}"
@@ -158,7 +158,7 @@ def _parquet_part(path: Path, name: str) -> _Part:
         order = np.argsort(rows)
         wanted = rows[order]
         first = 0
-        for batch in pq.ParquetFile(path).iter_batches(batch_size=1024, columns=["image"]):
+        for batch in pq.ParquetFile(path).iter_batches(batch_size=1024, columns=["image"], use_threads=False):
             low, high = np.searchsorted(wanted, (first, first + batch.num_rows))
             images = batch.column(0).take(pa.array(wanted[low:high] - first)).to_pylist()
             for place, image in zip(order[low:high], images, strict=True):

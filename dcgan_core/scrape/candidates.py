@@ -268,14 +268,13 @@ def _repeats_marked(rows: Iterable[dict[str, Any]], keys: NDArray[np.uint64]) ->
 
 
 def _keys_of(path: Path) -> NDArray[np.uint64]:
-    return np.array(
-        [_number(key) for key in pq.read_table(path, columns=["key"])["key"].to_pylist()], np.uint64
-    )
+    keys = pq.ParquetFile(path).read(columns=["key"], use_threads=False)["key"].to_pylist()
+    return np.array([_number(key) for key in keys], np.uint64)
 
 
 def _rows_of(paths: Iterable[Path]) -> Iterator[dict[str, Any]]:
     for path in paths:
-        for batch in pq.ParquetFile(path).iter_batches(4096):
+        for batch in pq.ParquetFile(path).iter_batches(4096, use_threads=False):
             yield from batch.to_pylist()
 
 

@@ -73,7 +73,9 @@ class Earlier:
 
     def _group(self, reader: pq.ParquetFile, file: int, group: int) -> list[bytes | None]:
         if (file, group) not in self._groups:
-            self._groups[file, group] = reader.read_row_group(group, columns=["image"])["image"].to_pylist()
+            self._groups[file, group] = reader.read_row_group(group, columns=["image"], use_threads=False)[
+                "image"
+            ].to_pylist()
             if len(self._groups) > _TABLES_HELD:
                 self._groups.popitem(last=False)
         return self._groups[file, group]
@@ -104,7 +106,7 @@ class Earlier:
         for number, named in enumerate(self._photos):
             try:
                 with self._open(named) as file:
-                    table = pq.read_table(file, columns=["key", "status"])
+                    table = pq.ParquetFile(file).read(columns=["key", "status"], use_threads=False)
             except FileNotFoundError:
                 continue
             usable = [

@@ -135,7 +135,7 @@ def _excluded(
         reader = pq.ParquetFile(pa.BufferReader(read_part(store, manifest.address, file)))
         for group in range(reader.num_row_groups):
             found = {}
-            for row in reader.read_row_group(group, columns=columns).to_pylist():
+            for row in reader.read_row_group(group, columns=columns, use_threads=False).to_pylist():
                 known = {**row, "key": row["key"].partition("r")[0]}
                 if why := exclusions.why(known):
                     found[row["key"]] = why
@@ -158,7 +158,7 @@ class _Candidates:
             self._held[name] = pq.ParquetFile(pa.BufferReader(data))
             if len(self._held) > _FILES_HELD:
                 self._held.popitem(last=False)
-        return self._held[name].read_row_group(part.payload.group).to_pylist()
+        return self._held[name].read_row_group(part.payload.group, use_threads=False).to_pylist()
 
 
 _FILES_HELD = 4

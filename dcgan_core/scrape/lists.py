@@ -123,7 +123,7 @@ class UrlList:
             columns = [name for name in wanted if name in names]
             if self.config.url_column not in names:
                 yield dict.fromkeys(names)  # the check above names what there is
-            for batch in reader.iter_batches(_BATCH_ROWS, columns=columns):
+            for batch in reader.iter_batches(_BATCH_ROWS, columns=columns, use_threads=False):
                 yield from batch.to_pylist()
 
 

@@ -65,7 +65,9 @@ class ParquetSource:
             rows = reader.metadata.row_group(group).num_rows
             here = [row for row in range(first, first + rows) if row in wanted]
             if here:
-                table = reader.read_row_group(group, columns=columns).take([row - first for row in here])
+                table = reader.read_row_group(group, columns=columns, use_threads=False).take(
+                    [row - first for row in here]
+                )
                 for row, record in zip(here, table.to_pylist(), strict=True):
                     value = record[self.config.image_column]
                     item = wanted[row]

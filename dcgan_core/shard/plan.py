@@ -85,7 +85,7 @@ class Crops:
         for _, file in self.tables:
             path = self.store.key(self.dedup.address.part_path(file.name))
             with self.store.filesystem().open(path, "rb") as opened:
-                keep = pq.read_table(opened, columns=["keep"]).column("keep")
+                keep = pq.ParquetFile(opened).read(columns=["keep"], use_threads=False).column("keep")
             counts.append(int(np.count_nonzero(keep.to_numpy())))
         return tuple(counts)
 
