@@ -72,7 +72,7 @@ def main() -> None:
             }
             for where in PLACES
         }
-        details["device"] = str(runtime.device)
+        details["torch device"] = str(runtime.device)
         print_result("loader", rates["stream"], "images/s (stream, 2 threads)", **details)
 
 

@@ -121,13 +121,16 @@ class Store:
                 )  # one PUT (or a completed multipart) is atomic
 
     @contextmanager
-    def writing(self, path: str) -> Iterator[Path]:
-        """A local file to fill; it becomes ``path`` at the end of the block, nothing if the block raises."""
+    def writing(self, path: str, *, passing: bool = False) -> Iterator[Path]:
+        """A local file to fill; it becomes ``path`` at the end of the block, nothing if the block raises.
+
+        ``passing``: it is deleted soon and checked when it is read, so it need not outlive a power cut.
+        """
         with _translated(self.uri(path)):
             if self.is_local:
                 with self._temporary() as temporary:
                     yield temporary
-                    self._commit(temporary, path)
+                    self._commit(temporary, path, flush=not passing)
             else:
                 with tempfile.TemporaryDirectory(prefix="dcgan-") as folder:
                     temporary = Path(folder) / "file"
@@ -229,9 +232,12 @@ class Store:
         finally:
             temporary.unlink(missing_ok=True)
 
-    def _commit(self, temporary: Path, path: str) -> None:
+    def _commit(self, temporary: Path, path: str, *, flush: bool = True) -> None:
         target = self.local_path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
+        if not flush:
+            temporary.replace(target)
+            return
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(target)

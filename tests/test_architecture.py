@@ -232,18 +232,15 @@ def test_the_command_line_is_imported_without_what_only_work_needs() -> None:
 
 
 def test_parquet_is_read_in_one_thread() -> None:
-    """Arrow's threads can outlive the interpreter, which is then aborted: ``dcgan_core/tables.py`` says how."""
+    """Arrow's threads can outlive the interpreter, which is then aborted (``dcgan_core/tables.py``)."""
     for path in files_of("dcgan_core", "tasks"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-                call = ast.unparse(node)
-                assert node.func.attr != "read_table", f"{short(path)}: {call}"
-                if (
-                    node.func.attr in ("iter_batches", "read_row_group")
-                    or "ParquetFile" in call[: len(call) // 2]
-                ):
-                    reads = node.func.attr in ("iter_batches", "read_row_group", "read")
-                    assert not reads or "use_threads=False" in call, f"{short(path)}: {call}"
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+                continue
+            call, name = ast.unparse(node), node.func.attr
+            assert name != "read_table", f"{short(path)}: {call}"
+            if name in ("iter_batches", "read_row_group") or (name == "read" and "ParquetFile" in call):
+                assert "use_threads=False" in call, f"{short(path)}: {call}"
 
 
 def test_every_module_says_in_one_sentence_what_it_is() -> None:

@@ -55,7 +55,7 @@ def write_block(
     positions = np.array([position for position, _ in samples], np.int64)
     cuts = [0, *np.searchsorted(positions, np.array(task_ends)).tolist()]
     ends, checks, end = [], [], 0
-    with store.writing(block_path(address, block)) as path, path.open("wb") as file:
+    with store.writing(block_path(address, block), passing=True) as path, path.open("wb") as file:
         for first, last in pairwise(cuts):
             data = _packed(samples[first:last]) if last > first else b""
             file.write(data)

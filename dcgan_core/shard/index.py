@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,7 +12,7 @@ from typing import IO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from dcgan_core.artifacts import Manifest, PartFile, read_part
+from dcgan_core.artifacts import Address, Manifest, PartFile, read_part
 from dcgan_core.errors import ConfigError, CorruptArtifact
 from dcgan_core.shard.order import Indices
 from dcgan_core.storage import Store
@@ -44,7 +44,8 @@ class Index:
     """-1 where there is none."""
     check_N: NDArray[np.uint64] | None
     """First 8 bytes of the SHA-256 of each image; None for tars that came without."""
-    read_keys: Callable[[int], list[str]] = field(repr=False)
+    load: Callable[[int], _Columns] = field(repr=False)
+    """Reads one tar's part again, keys included, which are not held."""
 
     def __len__(self) -> int:
         return len(self.offset_N)
@@ -56,12 +57,12 @@ class Index:
     def key(self, number: int) -> str:
         """The key of one sample; reads its tar's index again."""
         tar = int(self.tar_of(np.array([number]))[0])
-        return self.read_keys(tar)[number - int(self.first_T[tar])]
+        return self.load(tar).keys[number - int(self.first_T[tar])]
 
     @cached_property
     def keys(self) -> list[str]:
         """All keys."""
-        return [key for tar in range(len(self.tars)) for key in self.read_keys(tar)]
+        return [key for tar in range(len(self.tars)) for key in self.load(tar).keys]
 
 
 def index_of(store: Store, manifest: Manifest) -> Index:
@@ -70,21 +71,8 @@ def index_of(store: Store, manifest: Manifest) -> Index:
     Raises CorruptArtifact where that is not possible either.
     """
     pairs = _pairs(manifest)
-
-    def load(pair: tuple[PartFile, PartFile | None]) -> _Columns:
-        tar, index = pair
-        if index is not None:
-            try:
-                return _from_table(store, manifest, index)
-            except CorruptArtifact:
-                pass
-        return _from_tar(io.BytesIO(read_part(store, manifest.address, tar)), tar.name)
-
-    def keys(number: int) -> list[str]:
-        return load(pairs[number]).keys
-
     tars = [Tar(manifest.address.part_path(tar.name), tar.bytes, tar.sha256) for tar, _ in pairs]
-    return _joined(tars, _in_threads(load, pairs), keys)
+    return _loaded(tars, _Indexed(store, manifest.address, tuple(pairs)))
 
 
 def index_of_tars(store: Store, paths: Sequence[str]) -> Index:
@@ -95,12 +83,38 @@ def index_of_tars(store: Store, paths: Sequence[str]) -> Index:
     """
     if not paths:
         raise ConfigError(f"there is no tar to read under {store.root}")
+    return _loaded([Tar(path) for path in paths], _Scanned(store, tuple(paths)))
 
-    def load(path: str) -> _Columns:
-        with store.filesystem().open(store.key(path), "rb") as file:
-            return _from_tar(cast("IO[bytes]", file), store.uri(path))
 
-    return _joined([Tar(path) for path in paths], _in_threads(load, paths), lambda tar: load(paths[tar]).keys)
+@dataclass(frozen=True)
+class _Indexed:
+    """Reads the part of one of our tars."""
+
+    store: Store
+    address: Address
+    pairs: tuple[tuple[PartFile, PartFile | None], ...]
+
+    def __call__(self, number: int) -> _Columns:
+        tar, index = self.pairs[number]
+        if index is not None:
+            try:
+                return _from_table(self.store, self.address, index)
+            except CorruptArtifact:
+                pass
+        return _from_tar(io.BytesIO(read_part(self.store, self.address, tar)), tar.name)
+
+
+@dataclass(frozen=True)
+class _Scanned:
+    """Reads the part of one of others' tars."""
+
+    store: Store
+    paths: tuple[str, ...]
+
+    def __call__(self, number: int) -> _Columns:
+        path = self.paths[number]
+        with self.store.filesystem().open(self.store.key(path), "rb") as file:
+            return _from_tar(cast("IO[bytes]", file), self.store.uri(path))
 
 
 @dataclass(frozen=True)
@@ -121,8 +135,8 @@ def _pairs(manifest: Manifest) -> list[tuple[PartFile, PartFile | None]]:
     return [(tar, indexes.get(tar.name.partition(".")[0])) for tar in tars]
 
 
-def _from_table(store: Store, manifest: Manifest, file: PartFile) -> _Columns:
-    table = read_rows(store, manifest.address, file, ["key", "offset", "size", "sha256", "label"])
+def _from_table(store: Store, address: Address, file: PartFile) -> _Columns:
+    table = read_rows(store, address, file, ["key", "offset", "size", "sha256", "label"])
     hashes = "".join(table.column("sha256").to_pylist())
     return _Columns(
         keys=table.column("key").to_pylist(),
@@ -144,8 +158,9 @@ def _from_tar(file: IO[bytes], name: str) -> _Columns:
     )
 
 
-def _joined(tars: Sequence[Tar], columns: Iterable[_Columns], read_keys: Callable[[int], list[str]]) -> Index:
-    each = list(columns)
+def _loaded(tars: Sequence[Tar], load: Callable[[int], _Columns]) -> Index:
+    with ThreadPoolExecutor(min(_OPEN_AT_ONCE, len(tars))) as pool:
+        each = list(pool.map(load, range(len(tars))))
     counts = [len(one.offset) for one in each]
     checks = [one.check for one in each]
     known = [check for check in checks if check is not None]
@@ -161,13 +176,5 @@ def _joined(tars: Sequence[Tar], columns: Iterable[_Columns], read_keys: Callabl
         size_N=np.concatenate([one.size for one in each]),
         label_N=np.concatenate([one.label for one in each]),
         check_N=np.concatenate(known) if known else None,
-        read_keys=read_keys,
+        load=load,
     )
-
-
-def _in_threads(load: Callable[..., _Columns], what: Sequence[object]) -> Iterator[_Columns]:
-    if len(what) == 1:
-        yield load(what[0])
-        return
-    with ThreadPoolExecutor(_OPEN_AT_ONCE) as pool:
-        yield from pool.map(load, what)

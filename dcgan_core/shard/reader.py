@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +48,7 @@ class Images:
 
 @dataclass
 class Shards:
-    """Samples of a set of tars, by number from 0. Threads may share it.
+    """Samples of a set of tars, by number from 0. Threads may share it; other processes take a copy.
 
     Every image is checked against the hash in the index whenever it is read. One that is damaged or cannot
     be decoded is left out: the next good one in the order of the tars stands in its place, so that batches
@@ -66,6 +67,12 @@ class Shards:
     """Numbers of samples that are left out, and why."""
     _bytes: TarBytes | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("_bytes", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _bytes=None, _lock=threading.Lock())
 
     def __len__(self) -> int:
         return len(self.index)

@@ -32,7 +32,11 @@ HEAVY = (
     "dcgan_core.models.weights",
     "dcgan_core.report.gather",
     "dcgan_core.report.page",
+    "dcgan_core.shard.blocks",
+    "dcgan_core.shard.plan",
+    "dcgan_core.shard.reader",
     "dcgan_core.shard.writer",
+    "dcgan_core.train.data",
     "dcgan_core.train.loop",
     "sklearn.datasets",
 )

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,7 @@ def photos(object_store: ObjectStore, rendered_photos: Path, monkeypatch: pytest
 @pytest.fixture
 def tiny_on_s3(photos: str, rendered_photos: Path) -> Tiny:
     tiny = tiny_over(rendered_photos)
-    return Tiny(rendered_photos, tiny.changed(scrape__path=photos))
+    return Tiny(rendered_photos, tiny.changed(scrape__path=photos, shard__samples_per_task=5))
 
 
 def contents(store: Store) -> dict[str, str]:
@@ -45,7 +46,7 @@ def contents(store: Store) -> dict[str, str]:
 
 
 def test_the_pipeline_makes_the_same_bytes_on_disk_on_s3_and_on_s3_that_fails(
-    tiny_on_s3: Tiny, object_store: ObjectStore, store: Store, monkeypatch: pytest.MonkeyPatch
+    tiny_on_s3: Tiny, object_store: ObjectStore, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = make_all(tiny_on_s3, store)
     expected = contents(store)
@@ -60,7 +61,9 @@ def test_the_pipeline_makes_the_same_bytes_on_disk_on_s3_and_on_s3_that_fails(
         monkeypatch.setenv("DCGAN_S3_PAUSE_SECONDS", "0.001")
         monkeypatch.setenv("DCGAN_S3_READ_SECONDS", "1.5")
         ill = object_store.store(BUCKET, f"ill-{uuid.uuid4().hex}/root", proxy.endpoint, read_seconds=1.5)
+        ill = replace(ill, cache=str(tmp_path / "cache"), cache_bytes=10**8)
         make_all(tiny_on_s3, ill)
+        assert len(list((tmp_path / "cache").glob("?" * 64))) > 1  # training read whole shards through it
         assert min(proxy.injected[kind] for kind in KINDS) > 0
         assert contents(ill) == expected
         again = make_all(tiny_on_s3, ill)

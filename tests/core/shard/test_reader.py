@@ -48,11 +48,13 @@ def test_any_sample_of_any_layout_is_read_by_its_number(
 def test_pytorchs_own_loader_takes_it_as_a_data_set(tmp_path: Path) -> None:
     shards = opened(tmp_path, [5, 4])
     seen: list[int] = []
-    for pixels, labels in DataLoader(shards, batch_size=4, shuffle=False):  # pyright: ignore[reportArgumentType]
-        assert pixels.dtype == torch.uint8
-        seen += numbers_in(pixels.numpy())
-        assert labels.tolist() == [number % 10 for number in numbers_in(pixels.numpy())]
-    assert seen == list(range(9))
+    for workers in (0, 2):
+        spawn = {"num_workers": workers, "multiprocessing_context": "spawn" if workers else None}
+        for pixels, labels in DataLoader(shards, batch_size=4, **spawn):  # pyright: ignore[reportArgumentType]
+            assert pixels.dtype == torch.uint8
+            seen += numbers_in(pixels.numpy())
+            assert labels.tolist() == [number % 10 for number in numbers_in(pixels.numpy())]
+    assert seen == 2 * list(range(9))
 
 
 @pytest.mark.parametrize("extension", ["jpg", "png", "webp"])
