@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -174,6 +175,7 @@ def _delete_descendants(store: Store, keys: set[str], models: bool, done: Forgot
     # What was made last goes first: while anything is left, what lies between still tells that it is due.
     for address in sorted(gone, key=lambda address: (-_RANK.get(address.artifact, 0), address)):
         done.deleted.append((address, manifests[address].bytes))
+        _drop_cached(store, manifests[address])
         remove(store, address)
     if not (photos or crops):
         return
@@ -183,6 +185,13 @@ def _delete_descendants(store: Store, keys: set[str], models: bool, done: Forgot
                 done.deleted.append((address, 0))
                 remove(store, address)
     store.delete(LATEST_REPORT)
+
+
+def _drop_cached(store: Store, manifest: Manifest) -> None:
+    """What this machine keeps of a remote root's files (``shard.cache``), by their hashes."""
+    if store.cache:
+        for file in manifest.files:
+            (Path(store.cache) / file.sha256).unlink(missing_ok=True)
 
 
 def _below(manifests: Mapping[Address, Manifest], holders: set[Address]) -> set[Address]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,20 @@ def test_parts_that_held_nothing_of_it_are_not_done_again(finished_store: Store,
         assert planned is not None
         assert planned.provenance["parts_done"] == 0
         assert planned.content == manifest.content
+
+
+def test_shards_that_this_machine_keeps_of_a_remote_root_go_too(
+    finished_store: Store, tmp_path: Path
+) -> None:
+    cached = replace(finished_store, cache=str(tmp_path / "cache"), cache_bytes=10**9)
+    shards = find(cached, "shards")
+    for file in shards.files:
+        (tmp_path / "cache").mkdir(exist_ok=True)
+        data = cached.read_bytes(shards.address.part_path(file.name))
+        (tmp_path / "cache" / file.sha256).write_bytes(data)
+    (tmp_path / "cache" / ("0" * 64)).write_bytes(b"of another root")
+    forget(cached, [Exclusion("url", FACE)])
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["0" * 64]
 
 
 def test_a_photo_that_nothing_was_made_of_costs_no_shard(finished_store: Store, tiny: Tiny) -> None:
