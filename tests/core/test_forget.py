@@ -137,9 +137,7 @@ def test_parts_that_held_nothing_of_it_are_not_done_again(finished_store: Store,
         assert planned.content == manifest.content
 
 
-def test_shards_that_this_machine_keeps_of_a_remote_root_go_too(
-    finished_store: Store, tmp_path: Path
-) -> None:
+def test_shards_kept_of_a_remote_root_go_too(finished_store: Store, tmp_path: Path) -> None:
     cached = replace(finished_store, cache=str(tmp_path / "cache"), cache_bytes=10**9)
     shards = find(cached, "shards")
     for file in shards.files:
@@ -211,11 +209,11 @@ def test_forgetting_goes_on_after_a_kill(
         commit, remove = storage.Store._commit, storage.Store.delete
 
         def counted(original: Any, countdown: list[int] = countdown) -> Any:
-            def step(self: Store, *arguments: Any) -> Any:
+            def step(self: Store, *arguments: Any, **named: Any) -> Any:
                 countdown[0] -= 1
                 if countdown[0] == 0:
                     raise Killed
-                return original(self, *arguments)
+                return original(self, *arguments, **named)
 
             return step
 
