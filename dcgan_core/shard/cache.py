@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from dcgan_core.errors import CorruptArtifact
+from dcgan_core.errors import CorruptArtifact, StorageUnusable
 from dcgan_core.storage import Store
 
 _PIECE = 16 * 2**20
@@ -26,14 +26,21 @@ class ShardCache:
     def fetch(self, store: Store, path: str, sha256: str, size: int) -> Path:
         """The local copy of a file, fetched where it is not there yet: by one process, others wait for it.
 
-        Raises CorruptArtifact where what arrives, and arrives again, is not what its hash says.
+        Raises CorruptArtifact where what arrives, and arrives again, is not what its hash says, and
+        StorageUnusable where the directory cannot be written.
         """
         target = self.folder / sha256
-        if not _touch(target):
-            with self._lock(sha256):
-                if not _touch(target):  # another process may have fetched it meanwhile
-                    self._make_room(size)
-                    self._download(store, path, sha256, size, target)
+        try:
+            if not _touch(target):
+                with self._lock(sha256):
+                    if not _touch(target):  # another process may have fetched it meanwhile
+                        self._make_room(size)
+                        self._download(store, path, sha256, size, target)
+        except FileNotFoundError:
+            raise  # of the store
+        except OSError as error:
+            advice = "Set DCGAN_CACHE to a directory with room that can be written, or empty: no cache"
+            raise StorageUnusable(str(self.folder), error.strerror or str(error), advice) from error
         return target
 
     def size(self) -> int:

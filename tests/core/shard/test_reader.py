@@ -18,7 +18,7 @@ from webdataset.compat import WebDataset
 from webdataset.writer import ShardWriter
 
 from dcgan_core import images
-from dcgan_core.errors import BadSamples, ConfigError, CorruptArtifact, DecodeError
+from dcgan_core.errors import BadSamples, ConfigError, CorruptArtifact, DecodeError, StorageUnusable
 from dcgan_core.shard.cache import ShardCache
 from dcgan_core.shard.decode import decode_into
 from dcgan_core.shard.reader import open_tars
@@ -258,3 +258,11 @@ def test_processes_that_want_the_same_shard_fetch_it_once(tmp_path: Path) -> Non
     assert len(set(got)) == 2
     left = [path for path in (tmp_path / "cache").iterdir() if path.is_file()]
     assert {str(path) for path in left} == set(got)
+
+
+def test_a_cache_that_cannot_be_written_says_what_to_set(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"in the way")
+    store = Store(str(tmp_path / "root"))
+    store.write_bytes("a", b"x")
+    with pytest.raises(StorageUnusable, match="DCGAN_CACHE"):
+        ShardCache(tmp_path / "file" / "cache", 10**6).fetch(store, "a", sha256_hex(b"x"), 1)
