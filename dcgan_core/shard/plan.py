@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -19,6 +20,7 @@ from dcgan_core.tables import iterate_values, read_rows
 
 _MANY_TASKS, _SMALL_TASK = 64, 16_384
 _ROWS_TOGETHER = 128
+_OPEN_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -81,13 +83,14 @@ class Crops:
 
     def counts(self) -> tuple[int, ...]:
         """Kept crops of each table; only one column is read, its hash unchecked."""
-        counts = []
-        for _, file in self.tables:
-            path = self.store.key(self.dedup.address.part_path(file.name))
-            with self.store.filesystem().open(path, "rb") as opened:
-                keep = pq.ParquetFile(opened).read(columns=["keep"], use_threads=False).column("keep")
-            counts.append(int(np.count_nonzero(keep.to_numpy())))
-        return tuple(counts)
+        with ThreadPoolExecutor(_OPEN_AT_ONCE) as pool:
+            return tuple(pool.map(self._count, (file for _, file in self.tables)))
+
+    def _count(self, file: PartFile) -> int:
+        path = self.store.key(self.dedup.address.part_path(file.name))
+        with self.store.filesystem().open(path, "rb") as opened:
+            keep = pq.ParquetFile(opened).read(columns=["keep"], use_threads=False).column("keep")
+        return int(np.count_nonzero(keep.to_numpy()))
 
     def samples(self, table: int, numbers_K: Indices | None = None) -> Iterator[tuple[int, Sample]]:
         """Kept crops of one table as training images, with their numbers among those; all, or some.

@@ -77,8 +77,9 @@ class Shard(Stage):
             items = sum(layout.kept_F[table] for table in tables)
             key = self.part_key("scatter", own, tables.start, tables.stop)
             parts.append(Part(len(parts), key, Scatter(tables, layout), items))
+        count = len(layout.shards)
         for task, shards in enumerate(tasks):
-            key = self.part_key(content, shards.start, shards.stop, len(layout.shards))
+            key = self.part_key(content, shards.start, shards.stop, count)
             payload = Gather(task, len(blocks), layout)
             parts.append(Part(len(parts), key, payload, ends[task + 1] - ends[task], wave=1))
         return parts
