@@ -74,6 +74,9 @@ class Stage(ABC):
     together: ClassVar[bool] = False
     """True where a worker does all parts of its lanes together, and nobody else does any of these lanes."""
 
+    numbered_by_part: ClassVar[bool] = True
+    """Whether a number in a file's name is its part's, and changes with it where a part is taken over."""
+
     seed: int
     inputs: Mapping[str, Address]
     preset: str
@@ -390,14 +393,16 @@ def _reuse(
         if part.index not in done and part.key in known:
             edition, receipt = known[part.key]
             with suppress(FileNotFoundError):  # an edition that lost a file: the part is done again
-                done[part.index] = _take_over(store, edition.address, address, receipt, part)
+                done[part.index] = _take_over(store, stage, edition.address, receipt, part)
     return done
 
 
-def _take_over(store: Store, old: Address, new: Address, receipt: Receipt, part: Part) -> Receipt:
-    files = []
+def _take_over(store: Store, stage: Stage, old: Address, receipt: Receipt, part: Part) -> Receipt:
+    new, files = stage.address, []
     for file in receipt.files:
-        name = file.name.replace(f"-{receipt.part:05d}.", f"-{part.index:05d}.")
+        name = file.name
+        if stage.numbered_by_part:
+            name = name.replace(f"-{receipt.part:05d}.", f"-{part.index:05d}.")
         store.copy(old.part_path(file.name), new.part_path(name))
         files.append(file.model_copy(update={"name": name}))
     taken = receipt.model_copy(update={"part": part.index, "files": tuple(files)})

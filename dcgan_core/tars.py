@@ -66,6 +66,7 @@ def scan(file: IO[bytes], name: str) -> list[TarSample]:
     """Samples with an image, in their order. Raises DamagedTar as ``members`` does, and for a file that
     is there twice, two images of one sample, or a ``.cls`` that is no integer."""
     images: dict[str, Member] = {}
+    others: dict[str, list[Member]] = {}
     classes: dict[str, int] = {}
     seen: set[tuple[str, str]] = set()
     for member in list(members(file, name)):
@@ -76,14 +77,23 @@ def scan(file: IO[bytes], name: str) -> list[TarSample]:
             if member.key in images:
                 raise DamagedTar(name, f"sample {member.key} has two images")
             images[member.key] = member
+        elif member.extension.rpartition(".")[2] in IMAGE_EXTENSIONS:  # key.left.jpg, or a dot in a name
+            others.setdefault(member.key, []).append(member)
         elif member.extension == "cls":
             file.seek(member.offset)
             text = file.read(member.size)
             try:
                 classes[member.key] = int(text)
+                if not -(2**31) <= classes[member.key] < 2**31:
+                    raise ValueError
             except ValueError:
                 raise DamagedTar(name, f"{member.key}.cls is {text[:20]!r}, not an integer") from None
+    for key, named in others.items():
+        if key not in images:
+            if len(named) > 1:
+                raise DamagedTar(name, f"sample {key} has two images, and no extension says which it is")
+            images[key] = named[0]
     return [
         TarSample(each.key, each.extension, each.offset, each.size, classes.get(each.key))
-        for each in images.values()
+        for each in sorted(images.values(), key=lambda member: member.offset)
     ]

@@ -56,6 +56,13 @@ class RayRuntime:
         if self.world_size > 1:
             dist.barrier()
 
+    def least(self, number: int) -> int:
+        if self.world_size == 1:
+            return number
+        agreed = torch.tensor([number], device=self.device)
+        dist.all_reduce(agreed, op=dist.ReduceOp.MIN)
+        return int(agreed.item())
+
 
 def train_on_ray(stage: Stage, store: Store, part: Part, place: Place, progress: Progress) -> Receipt:
     """Train with ``place.train_workers`` workers; lost ones are replaced and go on from the last checkpoint.

@@ -31,9 +31,9 @@ class ShardCache:
         """
         target = self.folder / sha256
         try:
-            if not _touch(target):
+            if not _touch(target, size):
                 with self._lock(sha256):
-                    if not _touch(target):  # another process may have fetched it meanwhile
+                    if not _touch(target, size):  # another process may have fetched it meanwhile
                         self._make_room(size)
                         self._download(store, path, sha256, size, target)
         except FileNotFoundError:
@@ -92,8 +92,11 @@ class ShardCache:
             yield
 
 
-def _touch(path: Path) -> bool:
+def _touch(path: Path, size: int) -> bool:
+    """Note that a file is used; False where it is not there, or was cut off by a power cut or a full disk."""
     try:
+        if path.stat().st_size != size:
+            return False
         os.utime(path)
     except FileNotFoundError:
         return False

@@ -14,7 +14,7 @@ from dcgan_core.config import ShardConfig
 from dcgan_core.errors import ConfigError, CorruptArtifact, DecodeError, MissingArtifact
 from dcgan_core.shard.decode import decode_into
 from dcgan_core.shard.stage import Shard
-from dcgan_core.shard.writer import INDEX, write_tar
+from dcgan_core.shard.writer import HEADER_BYTES, INDEX, Sample, packed, write_tar
 from dcgan_core.stage import FLOW_OF
 from dcgan_core.storage import Store, sha256_hex
 from dcgan_core.tables import encode_rows, read_rows
@@ -63,7 +63,13 @@ def damage(store: Store, manifest: Manifest, number: int) -> Iterator[Damage]:
     if len(data) != tar.bytes:
         yield Damage(number, where, "", f"{len(data)} bytes instead of {tar.bytes}")
     found = False
+    gone = [row["key"] for row in rows or [] if row["offset"] + row["size"] > len(data)]
+    if gone:
+        found = True
+        yield Damage(number, where, gone[0], f"it and {len(gone) - 1} more lie behind the end of the file")
     for row in rows or []:
+        if row["offset"] + row["size"] > len(data):
+            continue
         why = _wrong(data, row, int(manifest.config["size"]))
         if why:
             found = True
@@ -111,15 +117,15 @@ def repair(store: Store, manifest: Manifest, number: int) -> None:
 
 def _wrong(data: bytes, row: Mapping[str, Any], size: int) -> str:
     image = data[row["offset"] : row["offset"] + row["size"]]
-    if len(image) < row["size"]:
-        return "it lies behind the end of the file"
     if sha256_hex(image) != row["sha256"]:
         return "its bytes differ from the hash in the index"
     try:
         decode_into(image, np.empty((size, size, 3), np.uint8))
     except DecodeError as error:
         return f"it cannot be decoded: {error}"
-    return ""
+    expected = packed(Sample(row["key"], row["extension"], image, row["label"], row["photo_key"]))
+    start = row["offset"] - HEADER_BYTES
+    return "" if data[start : start + len(expected)] == expected else "its name or class has changed"
 
 
 def _differences(number: int, where: str, data: bytes, rows: list[dict[str, Any]]) -> Iterator[Damage]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import IO, cast
 
@@ -83,7 +83,10 @@ def index_of_tars(store: Store, paths: Sequence[str]) -> Index:
     """
     if not paths:
         raise ConfigError(f"there is no tar to read under {store.root}")
-    return _loaded([Tar(path) for path in paths], _Scanned(store, tuple(paths)))
+    index = _loaded([Tar(path) for path in paths], _Scanned(store, tuple(paths)))
+    if not len(index):
+        raise ConfigError(f"{store.uri(paths[0])} and the others ({len(paths)}) hold no image")
+    return index
 
 
 @dataclass(frozen=True)
@@ -160,7 +163,7 @@ def _from_tar(file: IO[bytes], name: str) -> _Columns:
 
 def _loaded(tars: Sequence[Tar], load: Callable[[int], _Columns]) -> Index:
     with ThreadPoolExecutor(min(_OPEN_AT_ONCE, len(tars))) as pool:
-        each = list(pool.map(load, range(len(tars))))
+        each = list(pool.map(lambda tar: replace(load(tar), keys=[]), range(len(tars))))
     counts = [len(one.offset) for one in each]
     checks = [one.check for one in each]
     known = [check for check in checks if check is not None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 
 import numpy as np
@@ -76,7 +77,7 @@ class Crops:
     dedup: Manifest
     config: ShardConfig
 
-    @property
+    @cached_property
     def tables(self) -> list[tuple[PartFile, PartFile]]:
         """Files of crops, each with the file that says which are kept; the rows of both correspond."""
         return list(zip(self.crops.named("crops-"), self.dedup.named("dedup-"), strict=True))
@@ -102,6 +103,9 @@ class Crops:
         keys = [row["key"] for row in kept if row["keep"]]
         wanted = range(len(keys)) if numbers_K is None else numbers_K.tolist()
         number_of = {keys[number]: number for number in wanted}
+        if len(number_of) < len(wanted):
+            where = self.store.uri(self.dedup.address.part_path(decisions.name))
+            raise CorruptArtifact(where, "it keeps a crop twice")
         columns = ["key", "photo_key", "label", "image"]
         for row in iterate_values(self.store, self.crops.address, crops, columns, _ROWS_TOGETHER):
             number = number_of.pop(row[0], None)

@@ -7,6 +7,7 @@ asks (``order.Sampler``).
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -66,6 +67,7 @@ class Shards:
     bad: dict[int, str] = field(default_factory=dict)
     """Numbers of samples that are left out, and why."""
     _bytes: TarBytes | None = None
+    _process: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -156,8 +158,8 @@ class Shards:
 
     def _tar_bytes(self) -> TarBytes:
         with self._lock:
-            if self._bytes is None:
-                self._bytes = access(self.store, self.index)
+            if self._bytes is None or self._process != os.getpid():  # threads do not survive a fork
+                self._bytes, self._process = access(self.store, self.index), os.getpid()
             return self._bytes
 
 

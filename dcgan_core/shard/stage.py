@@ -50,6 +50,7 @@ class Shard(Stage):
     flow: ClassVar[str] = "shard"
     version: ClassVar[int] = 2
     unit: ClassVar[str] = "images"
+    numbered_by_part: ClassVar[bool] = False
 
     config: ShardConfig
 

@@ -29,7 +29,8 @@ INDEX = pa.schema(
 )
 """One row per sample: where its image's bytes are in the tar, and what is not in there."""
 
-_BLOCK, _RECORD = 512, 10240
+HEADER_BYTES = 512
+_BLOCK, _RECORD = HEADER_BYTES, 10240
 _BUFFER = 2**20
 _EXTENSIONS = {"jpeg": "jpg", "png": "png", "webp": "webp"}
 
@@ -89,7 +90,7 @@ def write_tar(file: IO[bytes], samples: Iterable[Sample]) -> tuple[list[dict[str
     for sample in samples:
         _check_key(sample.key)
         size = len(sample.data)
-        member = _member(f"{sample.key}.{sample.extension}", sample.data)
+        member = packed(sample)
         rows.append(
             {
                 "key": sample.key,
@@ -101,8 +102,6 @@ def write_tar(file: IO[bytes], samples: Iterable[Sample]) -> tuple[list[dict[str
                 "photo_key": sample.photo_key,
             }
         )
-        if sample.label is not None:
-            member += _member(f"{sample.key}.cls", str(sample.label).encode())
         file.write(member)
         digest.update(member)
         position += len(member)
@@ -110,6 +109,14 @@ def write_tar(file: IO[bytes], samples: Iterable[Sample]) -> tuple[list[dict[str
     file.write(end)
     digest.update(end)
     return rows, position + len(end), digest.hexdigest()
+
+
+def packed(sample: Sample) -> bytes:
+    """What a tar holds of a sample: its image and, where it is labelled, its class, each with its header."""
+    members = _member(f"{sample.key}.{sample.extension}", sample.data)
+    if sample.label is not None:
+        members += _member(f"{sample.key}.cls", str(sample.label).encode())
+    return members
 
 
 def _encode(rgb: images.Rgb, config: ShardConfig) -> bytes:

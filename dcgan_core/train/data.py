@@ -33,8 +33,10 @@ Where = Literal["device", "host", "stream"]
 
 _AHEAD = 4
 """Batches made before they are asked for."""
-_PIECE = 1024
-"""Images decoded together on their way to a GPU."""
+_PIECE_BYTES, _PIECE_THREADS = 2**24, 8
+"""What is decoded together on its way to a GPU, and by how many threads at most."""
+_PLACES: tuple[Where, ...] = ("stream", "host", "device")
+"""From what takes the least memory of the device to what takes the most."""
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
 
 
@@ -157,12 +159,22 @@ def place_pixels(
 
     Raises NotEnoughMemory before anything is read where it does not fit where it is wanted.
     """
-    chosen = choose(where, pixel_bytes(shards), runtime)
+    needed = pixel_bytes(shards)
+    # What a rank measures differs from rank to rank and moment to moment: they agree before any of them acts.
+    chosen = _PLACES[runtime.least(_PLACES.index(choose(where, needed, runtime)))]
     what = f"holding {len(shards)} images of {shards.size} px ({chosen})"
+    if chosen == "host":
+        several = runtime.world_size > 1 and bool(shards.address)
+        shared = bool(runtime.least(int(several and _shared_room() > needed)))
+        own_fits = bool(runtime.least(int(needed <= 0.5 * free_memory() / runtime.world_size)))
+        if shared:
+            return HostPixels(_decoded_together(shards, what, runtime, progress), runtime.device)
+        if where != "auto" or own_fits:
+            check_memory(what, needed, free_memory() // runtime.world_size)
+            return HostPixels(_decoded_here(shards, progress), runtime.device)
+        chosen = "stream"
     if chosen == "stream":
         return StreamedPixels(shards, runtime.device)
-    if chosen == "host":
-        return HostPixels(_decoded(shards, what, runtime, progress), runtime.device)
     if runtime.device.type == "cuda":
         check_memory(what, pixel_bytes(shards), torch.cuda.mem_get_info(runtime.device)[0])
         return DevicePixels(_decoded_onto(runtime.device, shards, progress))
@@ -191,17 +203,8 @@ def in_memory(pixels_N3SS: NDArray[np.uint8], device: torch.device) -> DevicePix
 
 
 def _staging(shape: Sequence[int], device: torch.device) -> Tensor:
-    """Memory for one batch; pinned where it goes to a GPU, so that the copy runs beside the work."""
+    """Memory for one batch; pinned where it goes to a GPU, from where it copies without waiting."""
     return torch.empty(tuple(shape), dtype=torch.uint8, pin_memory=device.type == "cuda")
-
-
-def _decoded(shards: Shards, what: str, runtime: Runtime, progress: Progress) -> NDArray[np.uint8]:
-    """All pixels (N, S, S, 3); several workers of a machine share them where shared memory has room."""
-    needed = pixel_bytes(shards)
-    if runtime.world_size > 1 and shards.address and _shared_room() > needed:
-        return _decoded_together(shards, what, runtime, progress)
-    check_memory(what, needed, free_memory() // max(1, runtime.world_size))
-    return _decoded_here(shards, progress)
 
 
 def _decoded_here(shards: Shards, progress: Progress) -> NDArray[np.uint8]:
@@ -211,11 +214,12 @@ def _decoded_here(shards: Shards, progress: Progress) -> NDArray[np.uint8]:
 
 
 def _decoded_onto(device: torch.device, shards: Shards, progress: Progress) -> Tensor:
-    """All pixels (N, S, S, 3) on a GPU, decoded ahead of the copies and never all in main memory."""
+    """All pixels (N, S, S, 3) on a GPU, decoded some pieces ahead of the copies."""
     pixels = torch.empty((len(shards), shards.size, shards.size, 3), dtype=torch.uint8, device=device)
-    starts = range(0, len(shards), _PIECE)
-    pieces = (np.arange(start, min(start + _PIECE, len(shards))) for start in starts)
-    feed = Feed(StreamedPixels(shards, device), pieces, processors())
+    each = max(1, _PIECE_BYTES // (3 * shards.size**2))
+    starts = range(0, len(shards), each)
+    pieces = (np.arange(start, min(start + each, len(shards))) for start in starts)
+    feed = Feed(StreamedPixels(shards, device), pieces, min(_PIECE_THREADS, processors()))
     try:
         for start, piece in zip(starts, feed, strict=True):
             pixels[start : start + len(piece)] = piece.permute(0, 2, 3, 1)
@@ -235,6 +239,7 @@ def _decoded_together(shards: Shards, what: str, runtime: Runtime, progress: Pro
     shape = (len(shards), shards.size, shards.size, 3)
     with Path(f"{path}.lock").open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        _sweep(path)
         if not path.exists():
             check_memory(what, pixel_bytes(shards), free_memory())
             temporary = Path(f"{path}.{os.getpid()}.part")
@@ -249,6 +254,13 @@ def _decoded_together(shards: Shards, what: str, runtime: Runtime, progress: Pro
     for gone in (path, Path(f"{path}.lock")):
         gone.unlink(missing_ok=True)
     return pixels
+
+
+def _sweep(path: Path) -> None:
+    """Remove what killed workers left half made."""
+    for left in path.parent.glob(f"{path.name}.*.part"):
+        if not Path(f"/proc/{left.suffixes[-2][1:]}").exists():
+            left.unlink(missing_ok=True)
 
 
 def _shared_room() -> int:

@@ -35,6 +35,10 @@ class Runtime(Protocol):
         """Wait until all ranks are here."""
         ...
 
+    def least(self, number: int) -> int:
+        """The smallest of the numbers that the ranks give: how they agree on what each has measured."""
+        ...
+
 
 @dataclass(frozen=True)
 class LocalRuntime:
@@ -53,6 +57,9 @@ class LocalRuntime:
 
     def barrier(self) -> None:
         return
+
+    def least(self, number: int) -> int:
+        return number
 
 
 def local_device(gpus: int = -1) -> torch.device:

@@ -86,12 +86,12 @@ class Train(Stage):
             "g_updates": run.updates["g"],
             "d_updates": run.updates["d"],
         }
-        if shards.bad:
-            counts["unreadable"] = len(shards.bad)
         files = []
         if runtime.rank == 0:
             facts = {"seed": self.seed, "config": self.settings(), "counts": counts}
             files = finish(run, spec, self.seed, self.config.batch_size, store, self.address, facts)
+        if shards.bad:  # as far as this rank has met them, in this life of the run
+            counts["unreadable"] = len(shards.bad)
         metrics = dict(run.log[-1]) if run.log else {}
         return Receipt(part=0, key=key, files=tuple(files), counts=counts, metrics=metrics)
 

@@ -154,14 +154,20 @@ def test_tars_as_img2dataset_writes_them_are_read(tmp_path: Path) -> None:
 
 
 def test_keys_are_cut_as_webdataset_cuts_them(tmp_path: Path) -> None:
-    names = ["a.b.png", "v1.0/c.png", "d.PNG", "./e.png"]
+    names = ["a.b.png", "v1.0/c.png", "d.PNG", "./e.png", "f.jpg", "f.mask.png"]
     rewrite(tmp_path / "a.tar", [(name, sample(number).data) for number, name in enumerate(names)])
     there: list[dict[str, bytes]] = list(
         WebDataset(str(tmp_path / "a.tar"), shardshuffle=False)  # pyright: ignore[reportArgumentType]
     )
     shards = open_tars(Store(str(tmp_path)), ["a.tar"], SIZE)
-    with_png = [each["__key__"] for each in there if "png" in each]
-    assert shards.index.keys == with_png == ["v1.0/c", "d", "./e"]  # "a.b.png" has the extension "b.png"
+    assert shards.index.keys == [each["__key__"] for each in there] == ["a", "v1.0/c", "d", "./e", "f"]
+    assert numbers_in(shards.pixels(np.array([0]))) == [0]  # of "a.b.png"
+    rewrite(tmp_path / "b.tar", [("a.b.png", b"x"), ("a.c.png", b"y")])
+    with pytest.raises(CorruptArtifact, match="sample a has two images, and no extension says which"):
+        open_tars(Store(str(tmp_path)), ["b.tar"], SIZE)
+    rewrite(tmp_path / "c.tar", [("a.txt", b"x")])
+    with pytest.raises(ConfigError, match="hold no image"):
+        open_tars(Store(str(tmp_path)), ["c.tar"], SIZE)
 
 
 @pytest.mark.parametrize(

@@ -161,6 +161,22 @@ def test_the_place_follows_from_what_is_free(monkeypatch: pytest.MonkeyPatch) ->
     assert choose("host", 10**9, alone) == "host"
 
 
+def test_ranks_that_measure_differently_agree_on_the_least(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class BesideAFullOne(LocalRuntime):
+        """A rank that has room, beside one that has none: it must not wait for it."""
+
+        def least(self, number: int) -> int:
+            return 0
+
+        def barrier(self) -> None:
+            pytest.fail("only this rank would be here")
+
+    shards = opened(tmp_path, [4])
+    rank = BesideAFullOne(CPU, silent, 0, 2)
+    assert isinstance(place_pixels(shards, "auto", rank), StreamedPixels)
+
+
 def test_pixels_that_do_not_fit_where_they_are_wanted_are_refused_before_reading(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
