@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ os.environ.update(
 )
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from dcgan_core.artifacts import SCHEMA, Address, Manifest, Receipt
 from dcgan_core.backend import LocalBackend
 from dcgan_core.pipeline import load_pipeline
 from dcgan_core.stage import Artifact, run
@@ -191,6 +192,27 @@ def finished_store(finished_root: Path, tmp_path: Path) -> Store:
     root = tmp_path / "finished"
     shutil.copytree(finished_root, root)
     return Store(str(root))
+
+
+def bare_manifest(
+    address: Address, receipts: Sequence[Receipt], counts: dict[str, int] | None = None
+) -> Manifest:
+    """The manifest of an artifact that a test lays out by hand: its files, nothing of where it is from."""
+    return Manifest(
+        schema_version=SCHEMA,
+        artifact=address.artifact,
+        fingerprint=address.fingerprint,
+        version=1,
+        config={},
+        source={},
+        seed=0,
+        inputs={},
+        predecessor=None,
+        parts=tuple(receipts),
+        counts=counts or {},
+        metrics={},
+        provenance={"finished": "2026-01-01T00:00:00+00:00"},
+    )
 
 
 def set_changed(path: Path, number: int) -> None:

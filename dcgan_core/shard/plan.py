@@ -139,7 +139,11 @@ def stretch(crops: Crops, layout: Layout, positions: range) -> list[Sample]:
         place_of = dict(zip(own.tolist(), here.tolist(), strict=True))
         for number, sample in crops.samples(table, own):
             found[place_of[number]] = sample
-    return [sample for sample in found if sample is not None]
+    whole = [sample for sample in found if sample is not None]
+    if len(whole) < len(found):
+        where = crops.store.uri(crops.crops.address.path)
+        raise CorruptArtifact(where, f"{len(found) - len(whole)} of the crops that are kept are not there")
+    return whole
 
 
 def in_blocks(files: Sequence[tuple[PartFile, PartFile]], layout: Layout) -> list[range]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcgan_core import images
-from dcgan_core.artifacts import SCHEMA, Address, Manifest, Receipt, read_manifest, write_manifest
+from dcgan_core.artifacts import Address, Manifest, Receipt, read_manifest, write_manifest
 from dcgan_core.backend import LocalBackend
 from dcgan_core.config import ShardConfig
 from dcgan_core.crop.stage import CROPS
@@ -23,6 +23,7 @@ from dcgan_core.shard.writer import Sample, write_tar
 from dcgan_core.stage import Backend, run
 from dcgan_core.storage import Store
 from dcgan_core.tables import write_rows
+from tests.conftest import bare_manifest
 
 SIZE = 8
 
@@ -100,24 +101,7 @@ def write_inputs(store: Store, kept_and_not: Sequence[tuple[int, int]]) -> list[
             file = write_rows(store, address, name, rows, schema)
             files[address].append(Receipt(part=part, key=f"{part}", files=(file,)))
     for address, receipts in files.items():
-        write_manifest(
-            store,
-            Manifest(
-                schema_version=SCHEMA,
-                artifact=address.artifact,
-                fingerprint=address.fingerprint,
-                version=1,
-                config={},
-                source={},
-                seed=0,
-                inputs={},
-                predecessor=None,
-                parts=tuple(receipts),
-                counts={},
-                metrics={},
-                provenance={"finished": "2026-01-01T00:00:00+00:00"},
-            ),
-        )
+        write_manifest(store, bare_manifest(address, receipts))
     return keys
 
 

@@ -16,7 +16,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dcgan_core.artifacts import (
-    SCHEMA,
     Address,
     Manifest,
     Receipt,
@@ -38,7 +37,7 @@ from dcgan_core.progress import Progress
 from dcgan_core.stage import Artifact, Backend, Part, Stage, run
 from dcgan_core.storage import Store
 from dcgan_core.tables import decode_table, encode_table, read_all
-from tests.conftest import Tiny, set_changed
+from tests.conftest import Tiny, bare_manifest, set_changed
 
 
 def codes_table(n: int, seed: int = 0, spread: float = 0.04, **columns: Any) -> pd.DataFrame:
@@ -98,22 +97,7 @@ def write_codes(store: Store, tables: Sequence[pd.DataFrame]) -> Address:
         name, data = f"codes-{number:05d}.parquet", encode_table(rows.replace_schema_metadata(None))
         file = write_part(store, codes, name, data, rows=len(rows))
         receipts.append(Receipt(part=number, key=file.sha256, files=(file,)))
-    manifest = Manifest(
-        schema_version=SCHEMA,
-        artifact=codes.artifact,
-        fingerprint=codes.fingerprint,
-        version=1,
-        config={},
-        source={},
-        seed=0,
-        inputs={},
-        predecessor=None,
-        parts=tuple(receipts),
-        counts={"crops": sum(map(len, tables))},
-        metrics={},
-        provenance={},
-    )
-    write_manifest(store, manifest)
+    write_manifest(store, bare_manifest(codes, receipts, {"crops": sum(map(len, tables))}))
     return codes
 
 
