@@ -322,7 +322,7 @@ def sample(
         trained = load_model(model)
     else:
         trained = load_trained(store, find(store, model))
-    drawn = to_uint8(trained.sample(n, seed=seed, ema=ema))
+    drawn = to_uint8(trained.sample(n, seed=seed, ema=ema), trained.spec.data_range)
     if each:
         folder = to.with_suffix("") if to.suffix == ".png" else to
         folder.mkdir(parents=True, exist_ok=True)

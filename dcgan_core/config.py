@@ -323,14 +323,28 @@ class ShardConfig(Section):
 class TrainConfig(Section):
     """The paper's training (section 3 and 4) and what may deviate from it, by name."""
 
-    net: Literal["paper64", "imagenet32", "svhn32", "torch64"] = "paper64"
-    """Network description; `size`, `width` and `z_size` may differ from its own."""
+    net: Literal["paper64", "imagenet32", "svhn32", "mnist28", "torch64"] = "paper64"
+    """Network description; `size`, `width`, `z_size` and `channels` may differ from its own. `mnist28` is
+    conditional: it needs the classes 0 to 9 beside the images."""
     size: PositiveInt | None = None
-    """Side of the images in pixels, 4 * 2^k; depth follows from it. None: the net's own."""
+    """Side of the images in pixels, 4 * 2^k (`mnist28`: 7 * 2^k); depth follows from it. None: the net's
+    own."""
     width: PositiveInt | None = None
     """Filters of the discriminator's first layer; all others follow. None: the net's own."""
     z_size: PositiveInt | None = None
     """Length of z. None: the net's own."""
+    channels: Literal[1, 3] | None = None
+    """1: images are turned grey. None: the net's own, 1 for `mnist28` and 3 for the others."""
+    d_activation: Literal["leaky", "prelu"] = "leaky"
+    """What D's layers end with. `leaky`: slope 0.2 (paper). `prelu`: a learned slope a channel, at first
+    0.2."""
+    spectral_norm: bool = False
+    """Divide each weight of D by its largest singular value (Miyato et al. 2018); batch norm stays."""
+    sync_bn: bool = False
+    """Let batch norm see the global batch instead of each worker's share."""
+    augment: tuple[Literal["color", "translation", "cutout"], ...] = ()
+    """DiffAugment (Zhao et al. 2020): how images are changed, real and drawn, before D sees them. For sets of
+    a few thousand images."""
     schedule: Literal["alternate", "both"] = "alternate"
     """`alternate`: each minibatch updates either G or D (the authors' code). `both`: each updates both
     (torch's example and most others)."""
@@ -454,8 +468,12 @@ class PipelineConfig(Section):
     @field_validator("shard")
     @classmethod
     def _shard_size_is_drawable(cls, shard: ShardConfig) -> ShardConfig:
-        if shard.size < 8 or shard.size & (shard.size - 1):
-            raise ValueError(f"shard.size is {shard.size}: the networks draw 8, 16, 32, 64, 128 ... pixels")
+        # One doubling at least from the 4 px that the nets begin with, or the 7 px of mnist28.
+        if shard.size not in {start * 2**k for start in (4, 7) for k in range(1, 20)}:
+            raise ValueError(
+                f"shard.size is {shard.size}: the networks draw 8, 16, 32, 64, 128 ... pixels, "
+                "and mnist28 14, 28, 56 ..."
+            )
         return shard
 
 

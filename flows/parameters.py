@@ -9,7 +9,9 @@ from prefect.context import FlowRunContext
 from pydantic import Field
 
 # Named one by one, so that the deployment's schema lists them and a wrong one is refused at submission.
-Shipped = Literal["bedrooms64", "cifar32", "demo", "faces64", "imagenet32", "svhn32"]
+Shipped = Literal[
+    "bedrooms64", "cifar32", "demo", "faces64", "faces64-small", "imagenet32", "mnist28", "svhn32"
+]
 OwnFile = Annotated[str, Field(pattern=r"\.toml$", description="Path of a TOML file of your own")]
 Preset = Shipped | OwnFile
 Overrides = dict[str, Any]

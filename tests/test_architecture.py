@@ -40,10 +40,12 @@ MATHEMATICS = (
     "evaluate/features.py",
     "evaluate/protocol.py",
     "models/dcgan.py",
+    "models/inputs.py",
     "models/norms.py",
     "models/specs.py",
     "progress.py",
     "shard/order.py",
+    "train/augment.py",
     "train/step.py",
 )
 """Pure core: no files, no environment, no clock, no logging, no global randomness."""

@@ -87,19 +87,22 @@ class Analyze(Stage):
         from dcgan_core.models.weights import to_uint8
 
         drawn = model.sample(self.config.grid, seed=seed, ema=model.ema is not None)
-        return images.encode_png(images.grid(to_uint8(drawn))), []
+        return images.encode_png(images.grid(to_uint8(drawn, model.spec.data_range))), []
 
     def _walk(self, store: Store, model: Model, seed: int, index: int) -> tuple[bytes, list[PartFile]]:
         import numpy as np
         import torch
 
         from dcgan_core.analyze.latent import walk
+        from dcgan_core.models.dcgan import classes_in_turn
         from dcgan_core.models.weights import draw_z, to_uint8
 
         points = draw_z(model.spec, self.config.walk_points, np.random.default_rng(seed))
         lines = [walk(torch.stack(ends), self.config.walk_steps) for ends in pairwise(points)]
-        drawn = model.draw(torch.cat(lines), ema=model.ema is not None)
-        return images.encode_png(images.grid(to_uint8(drawn), columns=self.config.walk_steps + 1)), []
+        classes = classes_in_turn(model.spec, len(lines))  # one a line
+        y_N = None if classes is None else classes.repeat_interleave(len(lines[0]))
+        drawn = to_uint8(model.draw(torch.cat(lines), y_N, ema=model.ema is not None), model.spec.data_range)
+        return images.encode_png(images.grid(drawn, columns=self.config.walk_steps + 1)), []
 
     def _neighbours(self, store: Store, model: Model, seed: int, index: int) -> tuple[bytes, list[PartFile]]:
         import numpy as np
@@ -109,7 +112,8 @@ class Analyze(Stage):
         from dcgan_core.shard.reader import read_images
 
         data = read_images(store, self.input_manifest(store, "shards"), model.spec.size)
-        drawn = to_uint8(model.sample(self.config.neighbours, seed=seed, ema=model.ema is not None))
+        samples = model.sample(self.config.neighbours, seed=seed, ema=model.ema is not None)
+        drawn = to_uint8(samples, model.spec.data_range)
         pool = data.pixels_N3SS.transpose(0, 2, 3, 1)
         flat = [array.reshape(len(array), -1).astype(np.float32) / 127.5 - 1 for array in (drawn, pool)]
         found, distances = nearest(flat[0], flat[1], self.config.nearest)

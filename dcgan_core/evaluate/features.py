@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dcgan_core.errors import ConfigError
+from dcgan_core.models.inputs import scaled
 from dcgan_core.models.norms import batch_norms, recalibrated
 
 GRID = 4  # the paper's spatial grid, section 5.1
@@ -55,10 +56,8 @@ def pool_and_join(maps: Iterable[Tensor]) -> Tensor:
 
 def as_inputs(images_NHW3: NDArray[np.uint8], channels: int, device: torch.device | str = "cpu") -> Tensor:
     """Float32 (N, channels, H, W) in [-1, 1]; for one channel the luma of ITU-R BT.601."""
-    pixels_NHW3 = torch.from_numpy(np.ascontiguousarray(images_NHW3)).to(device).float()
-    if channels == 1:
-        pixels_NHW3 = (pixels_NHW3 @ pixels_NHW3.new_tensor([0.299, 0.587, 0.114])).unsqueeze(-1)
-    return (pixels_NHW3 / 127.5 - 1).permute(0, 3, 1, 2).contiguous()
+    pixels_NHW3 = torch.from_numpy(np.ascontiguousarray(images_NHW3)).to(device)
+    return scaled(pixels_NHW3.permute(0, 3, 1, 2), channels).contiguous()
 
 
 def calibration_batches(

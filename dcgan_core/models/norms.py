@@ -1,4 +1,4 @@
-"""Which statistics batch norm uses: the batch's own, running averages, or means re-estimated over batches."""
+"""Which statistics batch norm uses, the batch's own, running or re-estimated ones; and spectral norm."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrize
 
 _BatchNorm: TypeAlias = nn.BatchNorm1d | nn.BatchNorm2d
 Net = TypeVar("Net", bound=nn.Module)
@@ -21,9 +23,12 @@ def batch_norms(net: nn.Module) -> list[_BatchNorm]:
 
 @contextmanager
 def batch_statistics(net: nn.Module) -> Iterator[nn.Module]:
-    """Let batch norm use each batch's own statistics (the authors' way) without touching running averages."""
+    """Let batch norm use each batch's own statistics (the authors' way) without touching running averages,
+    nor what spectral norm has found."""
     norms, before = batch_norms(net), net.training
     net.train()
+    for _, spectral in spectral_norms(net):
+        spectral.eval()
     for norm in norms:
         norm.track_running_stats = False
     try:
@@ -82,3 +87,55 @@ class _Sums:
         """The two means, (C,) float32 each."""
         mean_C = (self._mean_C / self.batches).float().to(device)
         return mean_C, (self._variance_C / self.batches).float().to(device)
+
+
+class SpectralNorm(nn.Module):
+    """A parametrisation that divides a weight by its largest singular value (Miyato et al. 2018).
+
+    What ``torch.nn.utils.parametrizations.spectral_norm`` computes, with two differences: the first vectors
+    come from the caller's generator, not from global randomness, and it stays in float32 under autocast
+    (where torch's multiplies in bfloat16 and its dtypes then disagree).
+    """
+
+    u_M: Tensor
+    v_K: Tensor
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        rows, columns = weight.flatten(1).shape
+        self.register_buffer("u_M", torch.ones(rows, device=weight.device) / rows**0.5)
+        self.register_buffer("v_K", torch.ones(columns, device=weight.device) / columns**0.5)
+
+    @torch.no_grad()
+    def reset(self, weight: Tensor, random: torch.Generator) -> None:
+        """Begin anew: random vectors, then as many iterations as torch makes at its beginning."""
+        for vector in (self.u_M, self.v_K):
+            nn.init.normal_(vector, generator=random)
+            vector.div_(vector.norm())
+        self._iterate(weight.flatten(1), 15)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        with torch.autocast(weight.device.type, enabled=False):
+            matrix_MK = weight.flatten(1)
+            if self.training:
+                self._iterate(matrix_MK, 1)
+            # Copies: the next forward pass changes them in place before the backward pass of this one.
+            u_M, v_K = self.u_M.clone(), self.v_K.clone()
+            return weight / torch.dot(u_M, torch.mv(matrix_MK, v_K))
+
+    @torch.no_grad()
+    def _iterate(self, matrix_MK: Tensor, times: int) -> None:
+        for _ in range(times):
+            self.u_M.copy_(F.normalize(matrix_MK @ self.v_K, dim=0, eps=1e-12))
+            self.v_K.copy_(F.normalize(matrix_MK.T @ self.u_M, dim=0, eps=1e-12))
+
+
+def spectral_norms(net: nn.Module) -> list[tuple[Tensor, SpectralNorm]]:
+    """Each weight under spectral norm, itself, and its norm."""
+    found: list[tuple[Tensor, SpectralNorm]] = []
+    for module in net.modules():
+        if isinstance(module, parametrize.ParametrizationList) and isinstance(
+            norm := module[0], SpectralNorm
+        ):
+            found.append((module.original, norm))
+    return found

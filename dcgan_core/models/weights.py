@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from dcgan_core.artifacts import Manifest, read_part
 from dcgan_core.errors import ConfigError
-from dcgan_core.models.dcgan import Discriminator, Generator
+from dcgan_core.models.dcgan import Discriminator, Generator, classes_in_turn
 from dcgan_core.models.specs import NetSpec, net_spec, spec_from_json
 from dcgan_core.storage import Store, open_location, read_whole
 
@@ -30,12 +31,31 @@ class Model:
     discriminator: Discriminator
     ema: Generator | None
 
-    def sample(self, n: int, *, seed: int = 0, ema: bool = False, device: str = "cpu") -> Tensor:
-        """``n`` images (n, C, S, S) float32 in [-1, 1] from z drawn by seed."""
-        return self.draw(draw_z(self.spec, n, np.random.default_rng(seed)), ema=ema, device=device)
+    def sample(
+        self,
+        n: int,
+        *,
+        seed: int = 0,
+        ema: bool = False,
+        device: str = "cpu",
+        label: int | None = None,
+    ) -> Tensor:
+        """``n`` images (n, C, S, S) float32 in the net's range from z drawn by seed.
 
-    def draw(self, z_NZ: Tensor, *, ema: bool = False, device: str = "cpu") -> Tensor:
-        """The images (N, C, S, S) float32 in [-1, 1] of given z.
+        A net with classes draws them in turn, or ``label`` alone. ConfigError for one that it does not have.
+        """
+        if label is not None and not 0 <= label < self.spec.classes:
+            has = f"classes 0 to {self.spec.classes - 1}" if self.spec.classes else "no classes"
+            raise ConfigError(f"{self.spec.name} cannot draw class {label}: it has {has}")
+        z_NZ = draw_z(self.spec, n, np.random.default_rng(seed))
+        y_N = None if label is None else torch.full((n,), label)
+        return self.draw(z_NZ, y_N, ema=ema, device=device)
+
+    def draw(
+        self, z_NZ: Tensor, y_N: Tensor | None = None, *, ema: bool = False, device: str = "cpu"
+    ) -> Tensor:
+        """The images (N, C, S, S) float32 in the net's range of given z, and of classes (N,) int64 (None: in
+        turn) for a net that has some.
 
         The nets carry batch norm statistics re-estimated at the end of training, so an image depends on its
         own z alone, not on the batch size. ConfigError where ``ema`` is wanted and there is none.
@@ -43,8 +63,11 @@ class Model:
         if ema and self.ema is None:
             raise ConfigError("this model has no moving average of G (train.ema was 0)")
         net = cast("Generator", self.ema if ema else self.generator).to(device).eval()
+        y_N = classes_in_turn(self.spec, len(z_NZ)) if y_N is None else y_N
+        chunks = zip(z_NZ.split(256), repeat(None) if y_N is None else y_N.split(256), strict=False)
         with torch.inference_mode():
-            return torch.cat([net(chunk.to(device)).float().cpu() for chunk in z_NZ.split(256)])
+            drawn = [net(z.to(device), None if y is None else y.to(device)).float().cpu() for z, y in chunks]
+            return torch.cat(drawn)
 
 
 def draw_z(spec: NetSpec, n: int, random: np.random.Generator) -> Tensor:
@@ -55,10 +78,11 @@ def draw_z(spec: NetSpec, n: int, random: np.random.Generator) -> Tensor:
     return torch.from_numpy(random.standard_normal(shape).astype(np.float32))
 
 
-def to_uint8(images_NCHW: Tensor) -> np.ndarray:
-    """Images in [-1, 1] (N, C, H, W) as uint8 (N, H, W, 3)."""
-    scaled = ((images_NCHW.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return scaled.permute(0, 2, 3, 1).expand(-1, -1, -1, 3).contiguous().cpu().numpy()
+def to_uint8(images_NCHW: Tensor, data_range: tuple[float, float] = (-1.0, 1.0)) -> np.ndarray:
+    """Images (N, C, H, W) as uint8 (N, H, W, 3); ``data_range``: black and white (``NetSpec.data_range``)."""
+    black, white = data_range
+    scaled = (images_NCHW.clamp(black, white) - black) * (255 / (white - black))
+    return scaled.round().to(torch.uint8).permute(0, 2, 3, 1).expand(-1, -1, -1, 3).contiguous().cpu().numpy()
 
 
 def net_bytes(net: nn.Module) -> bytes:

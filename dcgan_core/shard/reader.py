@@ -52,9 +52,9 @@ class Shards:
     """Samples of a set of tars, by number from 0. Threads may share it; other processes take a copy.
 
     Every image is checked against the hash in the index whenever it is read. One that is damaged or cannot
-    be decoded is left out: the next good one in the order of the tars stands in its place, so that batches
-    keep their size and every order its length. ``bad`` counts and names them; beyond ``max_bad`` of all
-    samples reading stops with BadSamples.
+    be decoded is left out: the next good one of its class in the order of the tars stands in its place, so
+    that batches keep their size and every order its length. ``bad`` counts and names them; beyond ``max_bad``
+    of all samples reading stops with BadSamples.
     """
 
     store: Store
@@ -64,6 +64,9 @@ class Shards:
     address: str = ""
     """The artifact they belong to, for errors; empty for tars of others."""
     max_bad: float = MAX_BAD
+    true_labels: bool = False
+    """What happens when a class has no good sample left: one of another class stands in and the label is not
+    true, or (True, for whoever needs the classes) BadSamples."""
     bad: dict[int, str] = field(default_factory=dict)
     """Numbers of samples that are left out, and why."""
     _bytes: TarBytes | None = None
@@ -133,14 +136,25 @@ class Shards:
         return list(zip(*(column.tolist() for column in columns), strict=True))
 
     def _stand_in(self, number: int, out_SS3: NDArray[np.uint8]) -> None:
-        for further in range(1, len(self)):
-            other = (number + further) % len(self)
+        label = int(self.index.label_N[number])
+        if self._next_good(number, np.flatnonzero(self.index.label_N == label), out_SS3):
+            return
+        if self.true_labels:
+            what = f"class {label} has no sample that can be read, the first is {self.index.key(number)}: "
+            raise BadSamples(self._path(number), what + self.bad[number], self.address)
+        self._next_good(number, np.arange(len(self)), out_SS3)
+
+    def _next_good(self, number: int, among_M: Indices, out_SS3: NDArray[np.uint8]) -> bool:
+        """Decode the next good sample after ``number`` of some, in ascending order; False: there is none."""
+        after = int(np.searchsorted(among_M, number, side="right"))
+        for other in np.roll(among_M, -after).tolist():
             if other in self.bad:
                 continue
             why = _decoded(self.encoded(np.array([other]))[0], out_SS3)
             if not why:
-                return
+                return True
             self._leave_out(other, why)
+        return False
 
     def _leave_out(self, number: int, why: str) -> None:
         with self._lock:
@@ -163,9 +177,11 @@ class Shards:
             return self._bytes
 
 
-def open_shards(store: Store, manifest: Manifest, size: int, *, max_bad: float = MAX_BAD) -> Shards:
+def open_shards(
+    store: Store, manifest: Manifest, size: int, *, max_bad: float = MAX_BAD, true_labels: bool = False
+) -> Shards:
     """The samples of an artifact of shards, of ``size`` pixels. CorruptArtifact where it is damaged."""
-    return Shards(store, index_of(store, manifest), size, str(manifest.address), max_bad)
+    return Shards(store, index_of(store, manifest), size, str(manifest.address), max_bad, true_labels)
 
 
 def open_tars(store: Store, paths: Sequence[str], size: int, *, max_bad: float = MAX_BAD) -> Shards:

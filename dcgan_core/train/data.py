@@ -22,7 +22,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dcgan_core.errors import ConfigError
 from dcgan_core.memory import free_memory
+from dcgan_core.models.specs import NetSpec
 from dcgan_core.place import processors
 from dcgan_core.progress import Progress, silent
 from dcgan_core.shard.order import Indices
@@ -40,6 +42,16 @@ _PLACES: tuple[Where, ...] = ("stream", "host", "device")
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Some images of the set, on the training device."""
+
+    pixels_N3SS: Tensor
+    """Uint8, channels_last in memory."""
+    label_N: Tensor | None = None
+    """Classes, int64, -1 where there is none; None where nobody asked."""
+
+
 class Pixels(Protocol):
     """A training set, decoded or not."""
 
@@ -54,12 +66,17 @@ class Pixels(Protocol):
         """Images (N, 3, S, S) uint8 on the training device, channels_last in memory."""
         ...
 
+    def labels(self, numbers_N: Indices) -> Tensor:
+        """Classes (N,) int64 on the training device, -1 where there is none."""
+        ...
+
 
 @dataclass(frozen=True)
 class DevicePixels:
     """The whole set on the training device; batches are taken there."""
 
     pixels_NSS3: Tensor
+    label_N: NDArray[np.int32]
     in_background: bool = False
 
     def __len__(self) -> int:
@@ -70,12 +87,16 @@ class DevicePixels:
         chosen = torch.from_numpy(numbers_N).to(device, non_blocking=True)
         return self.pixels_NSS3.index_select(0, chosen).permute(0, 3, 1, 2)
 
+    def labels(self, numbers_N: Indices) -> Tensor:
+        return _taken(self.label_N, numbers_N, self.pixels_NSS3.device)
+
 
 @dataclass(frozen=True)
 class HostPixels:
     """The whole set decoded in main memory; batches go to the device through pinned memory."""
 
     pixels_NSS3: NDArray[np.uint8]
+    label_N: NDArray[np.int32]
     device: torch.device
     in_background: bool = True
 
@@ -86,6 +107,9 @@ class HostPixels:
         out = _staging((len(numbers_N), *self.pixels_NSS3.shape[1:]), self.device)
         np.take(self.pixels_NSS3, numbers_N, axis=0, out=out.numpy(), mode="clip")  # else take() copies twice
         return out.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+
+    def labels(self, numbers_N: Indices) -> Tensor:
+        return _taken(self.label_N, numbers_N, self.device)
 
 
 @dataclass(frozen=True)
@@ -104,6 +128,9 @@ class StreamedPixels:
         self.shards.decode(numbers_N, out.numpy())
         return out.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
 
+    def labels(self, numbers_N: Indices) -> Tensor:
+        return _taken(self.shards.index.label_N, numbers_N, self.device)
+
 
 @dataclass
 class Feed:
@@ -112,23 +139,25 @@ class Feed:
     pixels: Pixels
     wanted: Iterator[Indices]
     threads: int = 2
+    labelled: bool = False
+    """Whether batches come with their classes."""
     waited_seconds: float = 0.0
     """How long ``next`` has waited for batches that were not ready."""
-    _ahead: deque[Future[Tensor]] = field(default_factory=deque)
+    _ahead: deque[Future[Batch]] = field(default_factory=deque)
     _pool: ThreadPoolExecutor | None = None
 
     def __post_init__(self) -> None:
         if self.pixels.in_background:
             self._pool = ThreadPoolExecutor(self.threads, "dcgan-data")
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[Batch]:
         return self
 
-    def __next__(self) -> Tensor:
+    def __next__(self) -> Batch:
         began = time.perf_counter()
         try:
             if self._pool is None:
-                return self.pixels.batch(next(self.wanted))
+                return self._made(next(self.wanted))
             self._ask()
             if not self._ahead:
                 raise StopIteration
@@ -149,7 +178,11 @@ class Feed:
             numbers = next(self.wanted, None)
             if numbers is None:
                 return
-            self._ahead.append(self._pool.submit(self.pixels.batch, numbers))
+            self._ahead.append(self._pool.submit(self._made, numbers))
+
+    def _made(self, numbers_N: Indices) -> Batch:
+        pixels = self.pixels.batch(numbers_N)
+        return Batch(pixels, self.pixels.labels(numbers_N) if self.labelled else None)
 
 
 def place_pixels(
@@ -159,7 +192,7 @@ def place_pixels(
 
     Raises NotEnoughMemory before anything is read where it does not fit where it is wanted.
     """
-    needed = pixel_bytes(shards)
+    needed, labels = pixel_bytes(shards), shards.index.label_N
     # What a rank measures differs from rank to rank and moment to moment: they agree before any of them acts.
     chosen = _PLACES[runtime.least(_PLACES.index(choose(where, needed, runtime)))]
     what = f"holding {len(shards)} images of {shards.size} px ({chosen})"
@@ -168,18 +201,36 @@ def place_pixels(
         shared = bool(runtime.least(int(several and _shared_room() > needed)))
         own_fits = bool(runtime.least(int(needed <= 0.5 * free_memory() / runtime.world_size)))
         if shared:
-            return HostPixels(_decoded_together(shards, what, runtime, progress), runtime.device)
+            together = _decoded_together(shards, what, runtime, progress)
+            return HostPixels(together, labels, runtime.device)
         if where != "auto" or own_fits:
             check_memory(what, needed, free_memory() // runtime.world_size)
-            return HostPixels(_decoded_here(shards, progress), runtime.device)
+            return HostPixels(_decoded_here(shards, progress), labels, runtime.device)
         chosen = "stream"
     if chosen == "stream":
         return StreamedPixels(shards, runtime.device)
     if runtime.device.type == "cuda":
         check_memory(what, pixel_bytes(shards), torch.cuda.mem_get_info(runtime.device)[0])
-        return DevicePixels(_decoded_onto(runtime.device, shards, progress))
+        return DevicePixels(_decoded_onto(runtime.device, shards, progress), labels)
     check_memory(what, pixel_bytes(shards) * runtime.world_size, free_memory())
-    return DevicePixels(torch.from_numpy(_decoded_here(shards, progress)))
+    return DevicePixels(torch.from_numpy(_decoded_here(shards, progress)), labels)
+
+
+def check_labels(shards: Shards, spec: NetSpec) -> None:
+    """ConfigError where a net with classes is to learn from images that have none, or others."""
+    if not spec.classes:
+        return
+    label_N = shards.index.label_N
+    where = shards.address or shards.store.uri(shards.index.tars[0].path)
+    if missing := int(np.count_nonzero(label_N < 0)):
+        raise ConfigError(
+            f"train.net {spec.name} learns a class with every image, and {missing} of the {len(label_N)} in "
+            f"{where} have none: scrape a source with classes (scrape.label_column), or set another train.net"
+        )
+    if (largest := int(label_N.max())) >= spec.classes:
+        raise ConfigError(
+            f"train.net {spec.name} knows classes 0 to {spec.classes - 1}, and {where} holds class {largest}"
+        )
 
 
 def choose(where: Where | Literal["auto"], needed_bytes: int, runtime: Runtime) -> Where:
@@ -196,10 +247,20 @@ def choose(where: Where | Literal["auto"], needed_bytes: int, runtime: Runtime) 
     return "host" if needed_bytes <= half_free else "stream"
 
 
-def in_memory(pixels_N3SS: NDArray[np.uint8], device: torch.device) -> DevicePixels:
-    """A set that is there already (N, 3, S, S) uint8."""
+def in_memory(
+    pixels_N3SS: NDArray[np.uint8], device: torch.device, label_N: NDArray[np.int32] | None = None
+) -> DevicePixels:
+    """A set that is there already (N, 3, S, S) uint8; without ``label_N`` it has no classes."""
     pixels = torch.from_numpy(np.ascontiguousarray(pixels_N3SS.transpose(0, 2, 3, 1)))
-    return DevicePixels(pixels.to(device))
+    labels = np.full(len(pixels), -1, np.int32) if label_N is None else label_N
+    return DevicePixels(pixels.to(device), labels)
+
+
+def _taken(label_N: NDArray[np.int32], numbers_N: Indices, device: torch.device) -> Tensor:
+    """Through pinned memory to a GPU, as ``_staging`` does with images."""
+    labels = torch.from_numpy(label_N[numbers_N].astype(np.int64))
+    pinned = labels.pin_memory() if device.type == "cuda" else labels
+    return pinned.to(device, non_blocking=True)
 
 
 def _staging(shape: Sequence[int], device: torch.device) -> Tensor:
@@ -222,8 +283,9 @@ def _decoded_onto(device: torch.device, shards: Shards, progress: Progress) -> T
     feed = Feed(StreamedPixels(shards, device), pieces, min(_PIECE_THREADS, processors()))
     try:
         for start, piece in zip(starts, feed, strict=True):
-            pixels[start : start + len(piece)] = piece.permute(0, 2, 3, 1)
-            progress(start + len(piece), len(shards), "reading images")
+            images = piece.pixels_N3SS.permute(0, 2, 3, 1)
+            pixels[start : start + len(images)] = images
+            progress(start + len(images), len(shards), "reading images")
     finally:
         feed.close()
     return pixels

@@ -17,6 +17,7 @@ from dcgan_core.artifacts import Address, PartFile, write_part
 from dcgan_core.config import TrainConfig
 from dcgan_core.errors import TrainingDiverged
 from dcgan_core.models.dcgan import Discriminator, Generator, build
+from dcgan_core.models.inputs import to_inputs
 from dcgan_core.models.norms import Net, batch_statistics, recalibrated
 from dcgan_core.models.specs import NetSpec
 from dcgan_core.models.weights import describe_model, net_bytes, to_uint8
@@ -189,7 +190,7 @@ def _update(
     dtype: torch.dtype,
 ) -> None:
     if _updates_discriminator(config, run.step):
-        real = next(feed).float().div_(127.5).sub_(1)
+        real = to_inputs(next(feed).pixels_N3SS, run.discriminator.net.spec)
         update_discriminator(run.generator, run.discriminator, real, z_NZ, runtime, dtype, run.seen)
         run.updates["d"] += 1
     if config.schedule == "both" or run.step % 2 == 0:

@@ -6,6 +6,7 @@ import io
 import json
 import multiprocessing
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,38 @@ def test_bad_samples_are_left_out_and_the_next_good_one_stands_in(tmp_path: Path
     last = open_tars(Store(str(tmp_path)), ["000.tar"], SIZE, max_bad=0.3)
     with pytest.raises(BadSamples, match=r"2 of 6 samples cannot be read, the first in order is k2: not an"):
         last.pixels(np.arange(6))
+
+
+def classed(path: Path, classes: str, bad: set[int]) -> None:
+    """A tar of samples of these classes, one digit a sample; some cannot be read."""
+    members = []
+    for number, label in enumerate(classes):
+        data = b"no picture" if number in bad else sample(number).data
+        members += [(f"k{number}.png", data), (f"k{number}.cls", label.encode())]
+    rewrite(path, members)
+
+
+def test_what_stands_in_is_of_the_same_class(tmp_path: Path) -> None:
+    classed(tmp_path / "000.tar", "0110200101", {1, 2, 8, 9})
+    for order in (range(10), range(9, -1, -1)):
+        shards = open_tars(Store(str(tmp_path)), ["000.tar"], SIZE, max_bad=0.5)
+        shown = dict(zip(order, numbers_in(shards.pixels(np.array(order))), strict=True))
+        # The next good one of the class, and after the last one the first.
+        assert shown == {0: 0, 1: 7, 2: 7, 3: 3, 4: 4, 5: 5, 6: 6, 7: 7, 8: 0, 9: 7}
+        assert sorted(shards.bad) == [1, 2, 8, 9]
+        for number, label in enumerate("0110200101"):
+            pixels, said = shards[number]
+            assert said == int(label) == int("0110200101"[numbers_in(pixels[None])[0]])
+
+
+def test_a_class_without_a_good_sample_is_lent_one_unless_labels_must_be_true(tmp_path: Path) -> None:
+    classed(tmp_path / "000.tar", "0120", {1})
+    lenient = open_tars(Store(str(tmp_path)), ["000.tar"], SIZE, max_bad=0.5)
+    assert numbers_in(lenient.pixels(np.arange(4))) == [0, 2, 2, 3]
+    strict = replace(lenient, true_labels=True, bad={})
+    assert numbers_in(strict.pixels(np.array([0, 2, 3]))) == [0, 2, 3]
+    with pytest.raises(BadSamples, match="class 1 has no sample that can be read, the first is k1: not an"):
+        strict.pixels(np.array([1]))
 
 
 def test_a_set_without_a_good_sample_ends_in_an_error(tmp_path: Path) -> None:

@@ -18,13 +18,24 @@ from torch import Tensor
 
 from dcgan_core.artifacts import read_manifest
 from dcgan_core.backend import LocalBackend
-from dcgan_core.errors import BadSamples, NotEnoughMemory
+from dcgan_core.errors import BadSamples, ConfigError, NotEnoughMemory
+from dcgan_core.models.specs import net_spec
 from dcgan_core.pipeline import load_pipeline
 from dcgan_core.progress import silent
 from dcgan_core.shard.order import Indices, Positions, Sampler
 from dcgan_core.stage import run
 from dcgan_core.storage import Store
-from dcgan_core.train.data import DevicePixels, Feed, HostPixels, StreamedPixels, choose, place_pixels
+from dcgan_core.train.data import (
+    Batch,
+    DevicePixels,
+    Feed,
+    HostPixels,
+    StreamedPixels,
+    check_labels,
+    choose,
+    in_memory,
+    place_pixels,
+)
 from dcgan_core.train.runtime import LocalRuntime
 from tests.conftest import Tiny
 from tests.core.tars import numbers_in, opened, reopened, rewrite, sample
@@ -43,9 +54,10 @@ class ManyRanks(LocalRuntime):
         self.meet.wait(60)
 
 
-def shown(batches: Iterable[Tensor]) -> list[int]:
+def shown(batches: Iterable[Batch | Tensor]) -> list[int]:
     found: list[int] = []
-    for batch in batches:
+    for one in batches:
+        batch = one.pixels_N3SS if isinstance(one, Batch) else one
         assert batch.dtype == torch.uint8
         assert batch.is_contiguous(memory_format=torch.channels_last)
         found += numbers_in(batch.numpy())
@@ -135,10 +147,55 @@ def test_batches_are_made_ahead_by_several_threads_and_come_in_order() -> None:
             self.both.wait(60)
             return torch.from_numpy(numbers_N)
 
+        def labels(self, numbers_N: Indices) -> Tensor:
+            pytest.fail("nobody asked for classes")
+
     feed = Feed(Meeting(threading.Barrier(2)), iter(np.array([number]) for number in range(8)), threads=2)
-    assert [int(batch) for batch in feed] == list(range(8))
+    assert [int(batch.pixels_N3SS) for batch in feed] == list(range(8))
     assert feed.waited_seconds > 0
     feed.close()
+
+
+@pytest.mark.parametrize("where", PLACES)
+def test_classes_come_with_the_batches_of_whoever_asks(
+    tmp_path: Path, where: Literal["device", "host", "stream"]
+) -> None:
+    pixels = place_pixels(opened(tmp_path, [20, 7]), where, LocalRuntime(CPU))
+    asked = [np.array([26, 3, 3]), np.array([0, 19])]
+    plain, labelled = Feed(pixels, iter(asked)), Feed(pixels, iter(asked), labelled=True)
+    assert all(batch.label_N is None for batch in plain)
+    batches = list(labelled)
+    assert [shown([batch]) for batch in batches] == [[26, 3, 3], [0, 19]]
+    labels = [batch.label_N for batch in batches if batch.label_N is not None]
+    assert [label_N.tolist() for label_N in labels] == [[6, 3, 3], [0, 9]]
+    assert all(label_N.dtype == torch.int64 for label_N in labels)
+    assert torch.equal(pixels.labels(np.array([11])), torch.tensor([1]))
+    for feed in (plain, labelled):
+        feed.close()
+
+
+def test_a_set_in_memory_has_the_classes_it_is_given() -> None:
+    grey = np.zeros((3, 3, 8, 8), np.uint8)
+    assert in_memory(grey, CPU).labels(np.array([2, 0])).tolist() == [-1, -1]
+    classes = np.array([4, 5, 6], np.int32)
+    assert in_memory(grey, CPU, classes).labels(np.array([2, 0])).tolist() == [6, 4]
+
+
+def test_a_conditional_net_wants_a_class_that_it_knows_with_every_image(tmp_path: Path) -> None:
+    mnist = net_spec("mnist28")
+    shards = opened(tmp_path, [12])
+    check_labels(shards, mnist)
+    for labels, says in (
+        (
+            [0, -1, -1],
+            r"mnist28 learns a class with every image, and 2 of the 3 in .*000\.tar have none",
+        ),
+        ([0, 10, 3], r"mnist28 knows classes 0 to 9, and .*000\.tar holds class 10"),
+    ):
+        wrong = replace(shards, index=replace(shards.index, label_N=np.array(labels, np.int32)))
+        check_labels(wrong, net_spec("paper64"))
+        with pytest.raises(ConfigError, match=says):
+            check_labels(wrong, mnist)
 
 
 def test_an_error_comes_where_its_batch_would_have(tmp_path: Path) -> None:
