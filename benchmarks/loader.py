@@ -33,6 +33,7 @@ from dcgan_core.storage import Store
 from dcgan_core.train.data import Feed, Pixels, place_pixels
 from dcgan_core.train.loop import train
 from dcgan_core.train.runtime import LocalRuntime, local_device
+from dcgan_core.train.state import Job
 
 BATCH = 128
 PLACES = ("device", "host", "stream")
@@ -111,7 +112,8 @@ def trained(pixels: Pixels, steps: int, runtime: LocalRuntime, root: Path) -> tu
     )
     with tempfile.TemporaryDirectory(dir=root.parent) as folder:
         spec = net_spec("torch64")
-        run = train(pixels, config, spec, 1, Store(folder), Address("train", "0" * 16), "key", runtime)
+        job = Job(config, spec, 1, Store(folder), Address("train", "0" * 16), "key", runtime)
+        run = train(pixels, job)
     return run.waited_seconds / run.seconds, steps / run.seconds
 
 

@@ -380,7 +380,43 @@ class TrainConfig(Section):
     checkpoint_every: PositiveInt = effort(500)
     """Steps between checkpoints."""
     keep_checkpoints: PositiveInt = effort(2)
-    """Number of checkpoints kept, the latest."""
+    """Number of checkpoints kept, the latest; the best is kept beside them."""
+    d_steps: PositiveInt = 1
+    """Updates of D for each of G (Goodfellow et al. 2014: k), each on a minibatch of its own."""
+    objective: Literal["non-saturating", "minmax"] = "non-saturating"
+    """What G minimises: -log D(G(z)) (the authors), or log(1 - D(G(z)))."""
+    decay: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the training, at its end, in which the learning rate falls linearly to 0 (the authors' MNIST:
+    0.5)."""
+    result: Literal["last", "best"] = "last"
+    """The model that evaluation and figures use: that of the last step or that of the best score; the other
+    is kept beside it."""
+    best_by: Literal["kernel", "nearest"] = "kernel"
+    """Score by which the best step is found, lower is better. `nearest`: mean distance of real images to the
+    nearest sample in pixels (the authors'). `kernel`: kernel distance in the features of D as it was before
+    training, a yardstick that does not change."""
+    score_every: PositiveInt = 500
+    """Steps between scores."""
+    score_images: Annotated[int, Field(ge=2)] = 1000
+    """Real images, and samples, that a score compares."""
+    held_out: Annotated[int, Field(ge=0)] = 0
+    """Images at the end of the shards that are kept out of training, for scores. 0: scores use training
+    images, so they cannot tell learning by heart."""
+    check_every: PositiveInt = 100
+    """Steps between looks at the run's health (finite numbers, dead nets, samples alike or saturated)."""
+    grace: Annotated[int, Field(ge=0)] = 500
+    """Steps at the beginning in which only numbers that are not finite count as trouble."""
+    on_trouble: Literal["lower_rate", "new_seed", "stop"] = "lower_rate"
+    """What answers trouble: go back to the last healthy checkpoint with the learning rate times
+    `rollback_rate`, or with other noise; or stop."""
+    rollback_rate: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Factor of the learning rate after each rollback."""
+    max_rollbacks: Annotated[int, Field(ge=0)] = 3
+    """Rollbacks before training stops with TrainingDiverged."""
+    cuda_graphs: bool = effort(True)
+    """On one GPU, replay whole steps as CUDA graphs."""
+    compile: bool = effort(False)
+    """Compile the nets with torch.compile (minutes at the start; measure before you keep it)."""
 
 
 class LabelledSet(Section):

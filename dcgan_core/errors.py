@@ -170,14 +170,48 @@ class ClusterError(TransientError):
 
 
 class TrainingDiverged(DcganError):
-    """Losses are no longer finite."""
+    """A run has failed, and going back did not help or was not allowed."""
 
-    def __init__(self, step: int, metric: str, value: str) -> None:
-        super().__init__(step, metric, value)
-        self.step, self.metric, self.value = step, metric, value
+    def __init__(
+        self, step: int, metric: str, words: str, curve: tuple[float, ...] = (), rollbacks: int = 0
+    ) -> None:
+        super().__init__(step, metric, words, curve, rollbacks)
+        self.step, self.metric, self.words = step, metric, words
+        self.curve, self.rollbacks = curve, rollbacks
+
+    def __str__(self) -> str:
+        tried = f", also after going back {self.rollbacks} times" if self.rollbacks else ""
+        curve = f" ({self.metric}: {' '.join(f'{value:.4g}' for value in self.curve)})" if self.curve else ""
+        return (
+            f"training diverged at step {self.step}{tried}: {self.words}{curve}. Lower train.learning_rate, "
+            "look at the training images, or start from another seed (-o seed=...); docs/training.md"
+        )
+
+
+class TrainingStopped(DcganError):
+    """A run was asked to stop (SIGTERM, Ctrl-C), and has saved its state."""
+
+    def __init__(self, step: int, steps: int) -> None:
+        super().__init__(step, steps)
+        self.step, self.steps = step, steps
 
     def __str__(self) -> str:
         return (
-            f"training diverged at step {self.step}: {self.metric} is {self.value}. "
-            "Lower the learning rate, or start again from another seed (-o seed=...)"
+            f"training was asked to stop and has saved step {self.step} of {self.steps}; run the same "
+            "command again: it goes on from there"
+        )
+
+
+class ResumeRefused(ConfigError):
+    """Checkpoints at this address were made under other settings."""
+
+    def __init__(self, address: str, changes: tuple[tuple[str, str, str], ...]) -> None:
+        super().__init__(address, changes)
+        self.address, self.changes = address, changes
+
+    def __str__(self) -> str:
+        changed = "; ".join(f"{name}: {old} -> {new}" for name, old, new in self.changes)
+        return (
+            f"{self.address} holds checkpoints of another training ({changed}); go on with its settings, or "
+            "train anew: --refresh deletes them"
         )

@@ -46,6 +46,12 @@ MATHEMATICS = (
     "progress.py",
     "shard/order.py",
     "train/augment.py",
+    "train/engine.py",
+    "train/health.py",
+    "train/losses.py",
+    "train/noise.py",
+    "train/quality.py",
+    "train/schedule.py",
     "train/step.py",
 )
 """Pure core: no files, no environment, no clock, no logging, no global randomness."""

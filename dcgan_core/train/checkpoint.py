@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,67 +17,81 @@ from dcgan_core.artifacts import Address, PartFile, write_part
 from dcgan_core.storage import Store, sha256_hex
 
 FOLDER = "checkpoints"
+Tensors = Mapping[str, Mapping[str, Tensor]]
+"""By file, then by name."""
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """A state that was saved: tensors by file and name, and plain facts (step, metrics so far, ...)."""
+class Saved:
+    """A checkpoint that is there: its plain facts (step, key, metrics so far, ...) and its files."""
 
     step: int
-    tensors: dict[str, dict[str, Tensor]]
     facts: dict[str, Any]
     files: tuple[PartFile, ...]
 
 
-def save(
-    store: Store,
-    address: Address,
-    step: int,
-    tensors: Mapping[str, Mapping[str, Tensor]],
-    facts: Mapping[str, Any],
-) -> tuple[PartFile, ...]:
-    """Write ``checkpoints/step-.../`` and return its files; without its ``state.json`` it does not exist."""
-    folder = f"{FOLDER}/step-{step:08d}"
+def save(store: Store, address: Address, step: int, tensors: Tensors, facts: Mapping[str, Any]) -> Saved:
+    """Write ``checkpoints/step-.../``; without its ``state.json``, written last, it does not exist."""
+    folder = folder_of(step)
     files = [
-        write_part(
-            store,
-            address,
-            f"{folder}/{name}.safetensors",
-            save_tensors({key: value.detach().cpu().contiguous() for key, value in group.items()}),
-            is_data=False,
-        )
+        write_part(store, address, f"{folder}/{name}.safetensors", save_tensors(dict(group)), is_data=False)
         for name, group in tensors.items()
     ]
-    state = {"step": step, "sha256": {file.name: file.sha256 for file in files}, **facts}
+    state = {"step": step, "files": [file.model_dump() for file in files], **facts}
     text = (json.dumps(state, indent=1) + "\n").encode()
-    return (*files, write_part(store, address, f"{folder}/state.json", text, is_data=False))
+    files.append(write_part(store, address, f"{folder}/state.json", text, is_data=False))
+    return Saved(step, dict(facts), tuple(files))
 
 
-def whole(store: Store, address: Address) -> list[Checkpoint]:
-    """All checkpoints, oldest first; one that was cut off or damaged counts as none."""
-    found = (_read(store, address, name) for name in store.names(address.part_path(FOLDER)))
-    return [checkpoint for checkpoint in found if checkpoint is not None]
+def saved(store: Store, address: Address) -> list[Saved]:
+    """All checkpoints, oldest first; one that was cut off counts as none. Tensors are not looked at."""
+    found = (_listed(store, address, name) for name in store.names(address.part_path(FOLDER)))
+    return [each for each in found if each is not None]
+
+
+def load(store: Store, address: Address, checkpoint: Saved) -> dict[str, dict[str, Tensor]] | None:
+    """Its tensors, every file checked; None where one is damaged."""
+    tensors: dict[str, dict[str, Tensor]] = {}
+    for file in checkpoint.files:
+        if file.name.endswith(".safetensors"):
+            try:
+                data = store.read_bytes(address.part_path(file.name))
+            except FileNotFoundError:
+                return None
+            if sha256_hex(data) != file.sha256:
+                return None
+            tensors[file.name.rpartition("/")[2].removesuffix(".safetensors")] = load_tensors(data)
+    return tensors
 
 
 def drop_others(store: Store, address: Address, key: str) -> None:
     """Delete checkpoints whose ``key`` is another (of data that have changed since) and those cut off."""
     for name in store.names(address.part_path(FOLDER)):
-        folder = address.part_path(f"{FOLDER}/{name}")
-        try:
-            belongs = json.loads(store.read_bytes(f"{folder}/state.json"))["key"] == key
-        except (FileNotFoundError, ValueError, KeyError):
-            belongs = False
-        if not belongs:
-            store.delete(folder)
+        found = _listed(store, address, name)
+        if found is None or found.facts.get("key") != key:
+            store.delete(address.part_path(f"{FOLDER}/{name}"))
 
 
-def keep_latest(store: Store, address: Address, kept: int) -> list[str]:
-    """Delete all but the latest ``kept`` checkpoints; returns the names of those left."""
-    names = store.names(address.part_path(FOLDER))
-    for name in names[:-kept]:
-        store.delete(address.part_path(f"{FOLDER}/{name}/state.json"))
-        store.delete(address.part_path(f"{FOLDER}/{name}"))
-    return names[-kept:]
+def keep(store: Store, address: Address, steps: Collection[int]) -> None:
+    """Delete all but the checkpoints of these steps; one that is being deleted does not exist any more."""
+    kept = {folder_of(step).rpartition("/")[2] for step in steps}
+    for name in store.names(address.part_path(FOLDER)):
+        if name not in kept:
+            store.delete(address.part_path(f"{FOLDER}/{name}/state.json"))
+            store.delete(address.part_path(f"{FOLDER}/{name}"))
+
+
+def folder_of(step: int) -> str:
+    """Where the checkpoint of a step lies, within an artifact."""
+    return f"{FOLDER}/step-{step:08d}"
+
+
+def on_host(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies in main memory, contiguous: what a later step changes is not what is being written."""
+    return {
+        name: torch.empty(value.shape, dtype=value.dtype).copy_(value.detach())
+        for name, value in values.items()
+    }
 
 
 def optimiser_tensors(optimiser: Adam) -> dict[str, Tensor]:
@@ -98,20 +112,14 @@ def restore_optimiser(optimiser: Adam, tensors: Mapping[str, Tensor]) -> None:
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
 
 
-def _read(store: Store, address: Address, name: str) -> Checkpoint | None:
-    folder = f"{FOLDER}/{name}"
+def _listed(store: Store, address: Address, name: str) -> Saved | None:
+    path = f"{FOLDER}/{name}/state.json"
     try:
-        text = store.read_bytes(address.part_path(f"{folder}/state.json"))
+        text = store.read_bytes(address.part_path(path))
         facts = json.loads(text)
-        tensors: dict[str, dict[str, Tensor]] = {}
-        files = []
-        for path, sha256 in facts["sha256"].items():
-            data = store.read_bytes(address.part_path(path))
-            if sha256_hex(data) != sha256:
-                return None
-            tensors[path.rpartition("/")[2].removesuffix(".safetensors")] = load_tensors(data)
-            files.append(PartFile(name=path, bytes=len(data), sha256=sha256, data=False))
-    except (FileNotFoundError, ValueError, KeyError):
+        files = [PartFile(**file) for file in facts["files"]]
+        step = int(facts["step"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
-    files.append(PartFile(name=f"{folder}/state.json", bytes=len(text), sha256=sha256_hex(text), data=False))
-    return Checkpoint(facts["step"], tensors, facts, tuple(files))
+    files.append(PartFile(name=path, bytes=len(text), sha256=sha256_hex(text), data=False))
+    return Saved(step, facts, tuple(files))

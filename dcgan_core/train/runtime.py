@@ -1,8 +1,8 @@
-"""Where the training loop runs: rank, device, and the exchange of gradients. Here on this machine, alone."""
+"""Where the training loop runs: rank, device, and what ranks tell each other. Here on this machine, alone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -12,7 +12,7 @@ from dcgan_core.progress import Progress, silent
 
 
 class Runtime(Protocol):
-    """What the loop asks of its surroundings; all ranks call everything equally often."""
+    """What the loop asks of its surroundings; all ranks call everything but ``stopping`` equally often."""
 
     @property
     def rank(self) -> int: ...
@@ -39,6 +39,22 @@ class Runtime(Protocol):
         """The smallest of the numbers that the ranks give: how they agree on what each has measured."""
         ...
 
+    def mean(self, values: Sequence[float]) -> list[float]:
+        """Each number's mean over all ranks."""
+        ...
+
+    def from_first(self, values: Sequence[float]) -> list[float]:
+        """The numbers that rank 0 gives; all ranks give equally many."""
+        ...
+
+    def stopping(self) -> bool:
+        """Whether this process was asked to save and end (SIGTERM: a machine is taken back)."""
+        ...
+
+
+def _never() -> bool:
+    return False
+
 
 @dataclass(frozen=True)
 class LocalRuntime:
@@ -48,6 +64,7 @@ class LocalRuntime:
     progress: Progress = field(default=silent)
     rank: int = 0
     world_size: int = 1
+    asked_to_stop: Callable[[], bool] = _never
 
     def average_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         return
@@ -60,6 +77,15 @@ class LocalRuntime:
 
     def least(self, number: int) -> int:
         return number
+
+    def mean(self, values: Sequence[float]) -> list[float]:
+        return list(values)
+
+    def from_first(self, values: Sequence[float]) -> list[float]:
+        return list(values)
+
+    def stopping(self) -> bool:
+        return self.asked_to_stop()
 
 
 def local_device(gpus: int = -1) -> torch.device:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -25,7 +26,7 @@ class Train(Stage):
 
     artifact: ClassVar[str] = "train"
     flow: ClassVar[str] = "train"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     unit: ClassVar[str] = "steps"
     gang: ClassVar[bool] = True
 
@@ -36,7 +37,7 @@ class Train(Stage):
     def settings(self) -> dict[str, Json]:
         """The networks count as they are built, whatever fields describe them."""
         settings = self.config.identity()
-        for field in ("net", "size", "width", "z_size"):
+        for field in ("net", "size", "width", "z_size", "channels", "d_activation", "spectral_norm"):
             del settings[field]
         if self.config.steps:
             del settings["epochs"]
@@ -46,7 +47,15 @@ class Train(Stage):
     def spec(self) -> NetSpec:
         """The networks; ConfigError where they do not fit the images in the shards."""
         config = self.config
-        spec = net_spec(config.net, size=config.size, width=config.width, z_size=config.z_size)
+        spec = net_spec(
+            config.net,
+            size=config.size,
+            width=config.width,
+            z_size=config.z_size,
+            channels=config.channels,
+            d_activation=config.d_activation,
+            spectral_norm=config.spectral_norm,
+        )
         if spec.size != self.shard.size:
             raise ConfigError(
                 f"train.net {config.net} draws {spec.size} px and the shards hold {self.shard.size} px: set "
@@ -61,38 +70,50 @@ class Train(Stage):
 
     def work(self, store: Store, part: Part, progress: Progress) -> Receipt:
         from dcgan_core.train.runtime import LocalRuntime, local_device
+        from dcgan_core.train.stopping import stop_requests
 
-        runtime = LocalRuntime(local_device(self.gpus), progress)
-        return self.train(store, part.key, runtime, progress)
+        with stop_requests(signal.SIGTERM, signal.SIGINT) as request:
+            runtime = LocalRuntime(local_device(self.gpus), progress, asked_to_stop=request)
+            return self.train(store, part.key, runtime, progress)
 
     def train(self, store: Store, key: str, runtime: Runtime, progress: Progress = silent) -> Receipt:
         """Train under any runtime; all ranks call it, rank 0's receipt counts."""
         from dcgan_core.shard.reader import open_shards
-        from dcgan_core.train.data import place_pixels
-        from dcgan_core.train.loop import finish, steps_of, train
+        from dcgan_core.train.data import check_labels, place_pixels
+        from dcgan_core.train.extend import take_over
+        from dcgan_core.train.loop import steps_of, train
+        from dcgan_core.train.outputs import finish
+        from dcgan_core.train.state import Job
 
         _check_batch(self.config.batch_size, runtime.world_size)
         spec = self.spec
         self._check_memory(spec, runtime)
         manifest = self.input_manifest(store, "shards")
         shards = open_shards(store, manifest, spec.size, max_bad=self.config.max_bad)
+        check_labels(shards, spec)
         pixels = place_pixels(shards, self.config.data, runtime, progress)
-        run = train(pixels, self.config, spec, self.seed, store, self.address, key, runtime)
-        images_seen = run.step * self.config.batch_size
+        work = f"{self.version} {manifest.content}"
+        job = Job(self.config, spec, self.seed, store, self.address, work, runtime)
+        steps = steps_of(self.config, len(shards))
+        if runtime.rank == 0:
+            take_over(job, steps)
+        runtime.barrier()
+        run = train(pixels, job)
         counts = {
             "samples": len(shards),
-            "steps": steps_of(self.config, len(shards)),
-            "images_seen": images_seen,
+            "steps": steps,
+            "images_seen": run.step * self.config.batch_size,
             "g_updates": run.updates["g"],
             "d_updates": run.updates["d"],
+            **({"rollbacks": len(run.rollbacks)} if run.rollbacks else {}),
         }
         files = []
         if runtime.rank == 0:
             facts = {"seed": self.seed, "config": self.settings(), "counts": counts}
-            files = finish(run, spec, self.seed, self.config.batch_size, store, self.address, facts)
+            files = finish(run, job, {**facts, "rollbacks": run.rollbacks})
         if shards.bad:  # as far as this rank has met them, in this life of the run
             counts["unreadable"] = len(shards.bad)
-        metrics = dict(run.log[-1]) if run.log else {}
+        metrics = {**(run.log[-1] if run.log else {}), **{f"best_{k}": v for k, v in run.best.items()}}
         return Receipt(part=0, key=key, files=tuple(files), counts=counts, metrics=metrics)
 
     def finish(self, store: Store, receipts: Sequence[Receipt]) -> Summary:

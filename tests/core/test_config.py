@@ -41,6 +41,8 @@ EFFORT_FIELDS = {
     "train.sample_every",
     "train.checkpoint_every",
     "train.keep_checkpoints",
+    "train.cuda_graphs",
+    "train.compile",
 }
 
 

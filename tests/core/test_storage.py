@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +18,7 @@ import pytest
 from dcgan_core.errors import ConfigError, StorageError, StorageUnusable
 from dcgan_core.place import load_place
 from dcgan_core.storage import Store, open_location
+from tests.core.mounts import mounted
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -210,24 +210,6 @@ def sent_and_received(value: object) -> object:
     here, there = Pipe()
     here.send(value)
     return there.recv()
-
-
-@contextmanager
-def mounted(kind: str, folder: Path, options: str, source: str = "none") -> Iterator[Path]:
-    """A file system of its own for the block; the test is skipped where mounting is not allowed."""
-    folder.mkdir()
-    mount = shutil.which("mount")
-    if os.name != "posix" or mount is None:
-        pytest.skip("this system cannot mount a small file system")
-    made = subprocess.run(
-        [mount, "-t", kind, "-o", options, source, str(folder)], capture_output=True, text=True
-    )
-    if made.returncode:
-        pytest.skip(f"mounting is not allowed here: {made.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
 
 
 @contextmanager

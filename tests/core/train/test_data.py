@@ -247,7 +247,7 @@ def test_pixels_that_do_not_fit_where_they_are_wanted_are_refused_before_reading
 
 def rank_reads(folder: Path, counts: list[int], rank: int, meet: Any, answers: Any) -> None:
     shards = replace(reopened(folder, len(counts)), address="shards/abc")
-    pixels = place_pixels(shards, "host", ManyRanks(CPU, silent, rank, 2, meet))
+    pixels = place_pixels(shards, "host", ManyRanks(CPU, silent, rank, 2, meet=meet))
     assert isinstance(pixels, HostPixels)
     shared = isinstance(pixels.pixels_NSS3, np.memmap)
     answers.put((rank, shared, shown([pixels.batch(np.arange(len(shards)))])))

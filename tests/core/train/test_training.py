@@ -6,12 +6,10 @@ import copy
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -27,69 +25,14 @@ from dcgan_core.pipeline import load_pipeline
 from dcgan_core.progress import silent
 from dcgan_core.stage import run
 from dcgan_core.storage import Store
-from dcgan_core.train.data import in_memory
-from dcgan_core.train.loop import Run, finish, steps_of, train
+from dcgan_core.train.loop import steps_of
+from dcgan_core.train.noise import draw_batch_z
 from dcgan_core.train.runtime import LocalRuntime
+from dcgan_core.train.schedule import Update
 from dcgan_core.train.stage import Train
-from dcgan_core.train.step import (
-    Player,
-    Seen,
-    adam,
-    draw_batch_z,
-    update_average,
-    update_discriminator,
-    update_generator,
-)
+from dcgan_core.train.step import Inputs, Pair, Player, Recipe, Seen, adam, update, update_average
 from tests.conftest import Tiny
-
-SPEC = net_spec("paper64", size=16, width=8)
-CPU = LocalRuntime(torch.device("cpu"))
-ADDRESS = Address("train", "f" * 16)
-STEPS = 8
-
-
-class CutOff(Exception):
-    """The process ends here."""
-
-
-def pixels(count: int = 20, seed: int = 0) -> NDArray[np.uint8]:
-    return np.random.default_rng(seed).integers(0, 256, (count, 3, 16, 16), dtype=np.uint8)
-
-
-def config(**changes: Any) -> TrainConfig:
-    settings = {
-        "size": 16,
-        "width": 8,
-        "steps": STEPS,
-        "batch_size": 8,
-        "checkpoint_every": 2,
-        "sample_every": 4,
-        "log_every": 1,
-        "precision": "float32",
-    }
-    return TrainConfig(**{**settings, **changes})
-
-
-def cut_off_after(step: int) -> LocalRuntime:
-    def report(done: float, total: float, note: str) -> None:
-        if done == step:
-            raise CutOff
-
-    return LocalRuntime(torch.device("cpu"), report)
-
-
-def trained(
-    store: Store,
-    chosen: TrainConfig,
-    data: NDArray[np.uint8] | None = None,
-    runtime: LocalRuntime = CPU,
-    key: str = "key",
-) -> tuple[Run, dict[str, str]]:
-    """A finished run and the hashes of its files."""
-    data = pixels() if data is None else data
-    ended = train(in_memory(data, runtime.device), chosen, SPEC, 1, store, ADDRESS, key, runtime)
-    files = finish(ended, SPEC, 1, chosen.batch_size, store, ADDRESS, {})
-    return ended, {file.name: file.sha256 for file in files}
+from tests.core.train.runs import ADDRESS, CPU, SPEC, STEPS, CutOff, config, cut_off_after, pixels, trained
 
 
 @pytest.mark.parametrize(
@@ -223,7 +166,7 @@ def test_epochs_count_images_shown() -> None:
 
 def test_losses_that_are_no_longer_finite_stop_the_run_by_name(store: Store) -> None:
     with pytest.raises(
-        TrainingDiverged, match=r"training diverged at step \d: loss_.* Lower the learning rate"
+        TrainingDiverged, match=r"diverged at step \d, also after going back 3 times: .*nan.* Lower train"
     ):
         trained(store, config(learning_rate=1e38))
 
@@ -287,31 +230,41 @@ def test_a_model_without_a_moving_average_says_so(store: Store) -> None:
 
 
 @dataclass
-class Pair:
+class Game:
     """Two fresh nets with their optimisers, and a minibatch."""
 
-    generator: Player[Generator]
-    discriminator: Player[Discriminator]
-    real: Tensor = field(default_factory=lambda: torch.from_numpy(pixels(8)).float() / 127.5 - 1)
+    pair: Pair
+    recipe: Recipe = field(default_factory=lambda: Recipe(SPEC))
+    pixels: Tensor = field(default_factory=lambda: torch.from_numpy(pixels(8)))
     z: Tensor = field(default_factory=lambda: draw_batch_z(SPEC, 1, 0, 8))
     seen: Seen = field(default_factory=Seen)
 
-    def update_d(self) -> None:
-        update_discriminator(
-            self.generator, self.discriminator, self.real, self.z, CPU, torch.float32, self.seen
-        )
+    @property
+    def generator(self) -> Generator:
+        return self.pair.generator.net
 
-    def update_g(self) -> None:
-        update_generator(self.generator, self.discriminator, self.z, CPU, torch.float32, self.seen)
+    @property
+    def discriminator(self) -> Discriminator:
+        return self.pair.discriminator.net
+
+    @property
+    def real(self) -> Tensor:
+        return self.pixels.float() / 127.5 - 1
+
+    def update(self, *, d: bool, g: bool) -> None:
+        update(self.pair, Inputs(self.z, self.pixels), Update(d, g), self.recipe, CPU, self.seen)
 
 
 @pytest.fixture
-def pair() -> Pair:
-    settings = {"learning_rate": 2e-4, "beta1": 0.5, "weight_decay": 0.1}
+def game() -> Game:
     generator, discriminator = build(SPEC, 1)
-    return Pair(
-        Player(generator, adam(generator, **settings)), Player(discriminator, adam(discriminator, **settings))
+    return Game(
+        Pair(Player(generator, optimiser(generator)), Player(discriminator, optimiser(discriminator)))
     )
+
+
+def optimiser(net: torch.nn.Module) -> torch.optim.Adam:
+    return adam(net, learning_rate=2e-4, beta1=0.5, weight_decay=0.1)
 
 
 def values(net: torch.nn.Module) -> list[Tensor]:
@@ -322,45 +275,45 @@ def are_equal(one: list[Tensor], other: list[Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def test_the_step_of_one_net_leaves_the_weights_of_the_other(pair: Pair) -> None:
-    g, d = values(pair.generator.net), values(pair.discriminator.net)
-    pair.update_d()
-    assert are_equal(values(pair.generator.net), g)
-    assert not any(torch.equal(a, b) for a, b in zip(values(pair.discriminator.net), d, strict=True))
-    d = values(pair.discriminator.net)
-    pair.update_g()
-    assert are_equal(values(pair.discriminator.net), d)
-    assert not any(torch.equal(a, b) for a, b in zip(values(pair.generator.net), g, strict=True))
+def test_the_step_of_one_net_leaves_the_weights_of_the_other(game: Game) -> None:
+    g, d = values(game.generator), values(game.discriminator)
+    game.update(d=True, g=False)
+    assert are_equal(values(game.generator), g)
+    assert not any(torch.equal(a, b) for a, b in zip(values(game.discriminator), d, strict=True))
+    d = values(game.discriminator)
+    game.update(d=False, g=True)
+    assert are_equal(values(game.discriminator), d)
+    assert not any(torch.equal(a, b) for a, b in zip(values(game.generator), g, strict=True))
 
 
-def test_the_generators_step_computes_no_gradients_of_the_frozen_discriminator(pair: Pair) -> None:
-    pair.update_g()
-    assert all(parameter.grad is None for parameter in pair.discriminator.net.parameters())
-    assert all(parameter.requires_grad for parameter in pair.discriminator.net.parameters())
-    pair.update_d()
-    assert all(parameter.grad is not None for parameter in pair.discriminator.net.parameters())
+def test_the_generators_step_computes_no_gradients_of_the_frozen_discriminator(game: Game) -> None:
+    game.update(d=False, g=True)
+    assert all(parameter.grad is None for parameter in game.discriminator.parameters())
+    assert all(parameter.requires_grad for parameter in game.discriminator.parameters())
+    game.update(d=True, g=False)
+    assert all(parameter.grad is not None for parameter in game.discriminator.parameters())
 
 
-def test_losses_are_those_of_the_paper_with_real_and_fake_in_batches_of_their_own(pair: Pair) -> None:
-    generator, discriminator = copy.deepcopy(pair.generator.net), copy.deepcopy(pair.discriminator.net)
+def test_losses_are_those_of_the_paper_with_real_and_fake_in_batches_of_their_own(game: Game) -> None:
+    generator, discriminator = copy.deepcopy(game.generator), copy.deepcopy(game.discriminator)
     with torch.no_grad():
-        real = torch.sigmoid(discriminator(pair.real))
-        fake = torch.sigmoid(discriminator(generator(pair.z)))
-    pair.update_d()
-    assert pair.seen.loss_d.item() == pytest.approx(-(real.log().mean() + (1 - fake).log().mean()).item())
-    assert pair.seen.d_real.item() == pytest.approx(real.mean().item())
-    assert pair.seen.d_fake.item() == pytest.approx(fake.mean().item())
+        real = torch.sigmoid(discriminator(game.real))
+        fake = torch.sigmoid(discriminator(generator(game.z)))
+    game.update(d=True, g=False)
+    assert game.seen.loss_d.item() == pytest.approx(-(real.log().mean() + (1 - fake).log().mean()).item())
+    assert game.seen.d_real.item() == pytest.approx(real.mean().item())
+    assert game.seen.d_fake.item() == pytest.approx(fake.mean().item())
     with torch.no_grad():
-        fake = torch.sigmoid(copy.deepcopy(pair.discriminator.net)(copy.deepcopy(pair.generator.net)(pair.z)))
-    pair.update_g()
-    assert pair.seen.loss_g.item() == pytest.approx(-fake.log().mean().item())
+        fake = torch.sigmoid(copy.deepcopy(game.discriminator)(copy.deepcopy(game.generator)(game.z)))
+    game.update(d=False, g=True)
+    assert game.seen.loss_g.item() == pytest.approx(-fake.log().mean().item())
 
 
-def test_weight_decay_is_coupled_and_takes_in_batch_norm(pair: Pair) -> None:
+def test_weight_decay_is_coupled_and_takes_in_batch_norm(game: Game) -> None:
     """The first step of Adam is lr * g / (|g| + eps) with g = gradient + decay * value (not AdamW)."""
-    net = pair.discriminator.net
+    net = game.discriminator
     before = {name: parameter.detach().clone() for name, parameter in net.named_parameters()}
-    pair.update_d()
+    game.update(d=True, g=False)
     for name, parameter in net.named_parameters():
         assert parameter.grad is not None
         g = parameter.grad + 0.1 * before[name]
@@ -390,12 +343,12 @@ def test_z_is_a_function_of_seed_and_step_alone() -> None:
     assert normal.std().item() == pytest.approx(1, abs=0.02)
 
 
-def test_the_discriminator_learns_to_tell_two_kinds_of_pictures(pair: Pair) -> None:
+def test_the_discriminator_learns_to_tell_two_kinds_of_pictures(game: Game) -> None:
     """Against a generator that stands still, its loss falls."""
     losses = []
     for _ in range(30):
-        pair.update_d()
-        losses.append(pair.seen.loss_d.item())
+        game.update(d=True, g=False)
+        losses.append(game.seen.loss_d.item())
     assert losses[-1] < 0.5 * losses[0]
     assert F.softplus(torch.zeros(())).item() * 2 == pytest.approx(losses[0], rel=0.5)  # 2 log 2 at first
 
