@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TypeAlias, TypeVar
 
 import torch
@@ -115,7 +115,9 @@ class SpectralNorm(nn.Module):
         self._iterate(weight.flatten(1), 15)
 
     def forward(self, weight: Tensor) -> Tensor:
-        with torch.autocast(weight.device.type, enabled=False):
+        kind = weight.device.type  # the meta device, where memory is foreseen, knows no autocast
+        autocasts = torch.amp.is_autocast_available(kind)
+        with torch.autocast(kind, enabled=False) if autocasts else nullcontext():
             matrix_MK = weight.flatten(1)
             if self.training:
                 self._iterate(matrix_MK, 1)

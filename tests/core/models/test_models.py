@@ -238,6 +238,8 @@ def test_images_become_bytes_from_black_to_white() -> None:
 
 def test_memory_is_foreseen_without_taking_it() -> None:
     assert training_bytes(net_spec("paper64", width=100_000), 128) > 2**43
+    for name in NETS:
+        assert training_bytes(net_spec(name, spectral_norm=True), 8) > training_bytes(net_spec(name), 1)
     small, large = training_bytes(SMALL, 8), training_bytes(SMALL, 16)
     assert 0 < large - small < large
 

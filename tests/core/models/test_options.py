@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from dcgan_core.models.dcgan import Discriminator, build, parameter_count
+from dcgan_core.models.dcgan import Discriminator, Generator, build, parameter_count
 from dcgan_core.models.norms import SpectralNorm, batch_norms, batch_statistics, recalibrated, spectral_norms
 from dcgan_core.models.specs import NETS, net_spec
 from dcgan_core.models.weights import load_net, net_bytes
@@ -119,6 +119,18 @@ def test_it_trains_through_two_passes_before_one_backward_in_either_precision() 
             assert own.grad.any()
             assert norm.u_M.dtype is torch.float32
             assert norm.u_M.norm().item() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["paper64", "mnist28"])
+def test_no_value_is_looked_at(name: str) -> None:
+    """On the meta device there are none, as little as while a CUDA graph is captured."""
+    spec = net_spec(name, width=2, d_activation="prelu", spectral_norm=True)
+    with torch.device("meta"):
+        generator, discriminator = Generator(spec), Discriminator(spec)
+        y_N = torch.empty(4, dtype=torch.int64) if spec.classes else None
+        logits = discriminator(generator(torch.empty(4, spec.z_size), y_N), y_N)
+    logits.sum().backward()
+    assert logits.shape == (4,)
 
 
 def test_gradients_are_those_of_the_divided_weight() -> None:

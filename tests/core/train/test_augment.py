@@ -123,6 +123,14 @@ def test_an_image_depends_on_its_own_noise_alone() -> None:
     assert torch.allclose(together, alone, atol=1e-6)
 
 
+def test_no_value_is_looked_at() -> None:
+    """On the meta device there are none, as little as while a CUDA graph is captured."""
+    x_NCHW = torch.empty(4, 3, 16, 16, device="meta", requires_grad=True)
+    changed = augment(x_NCHW, torch.empty(4, noise_size(ALL), device="meta"), ALL)
+    changed.sum().backward()
+    assert changed.shape == x_NCHW.shape
+
+
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="no augmentation 'blur'; there are color, translation, cutout"):
         noise_size(("blur",))
