@@ -325,7 +325,10 @@ def sample(
         str, typer.Option("--device", help="auto (a GPU where there is one), cpu, cuda or cuda:1.")
     ] = "auto",
     batch_size: Annotated[
-        int, typer.Option("--batch-size", min=1, help="Images drawn at once; changes no image.")
+        int,
+        typer.Option(
+            "--batch-size", min=1, help="Images drawn at once; no image depends on it, but for rounding."
+        ),
     ] = 256,
     columns: Annotated[
         int | None, typer.Option("--columns", min=1, help="Images in a row of the grid; default: a square.")

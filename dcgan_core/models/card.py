@@ -43,8 +43,8 @@ class Data:
     funnel: list[tuple[str, int]] = field(default_factory=list)
     licences: list[tuple[str, int]] = field(default_factory=list)
     """Licence as the source names it, and photos kept."""
-    faces: bool = True
-    """Whether faces were cut out; held for true where it is not known."""
+    faces: bool | None = None
+    """Whether faces were cut out; None where it is not known."""
     changed: bool = False
     """Whether something on the way has been made anew with other content since."""
     missing: list[str] = field(default_factory=list)
