@@ -27,7 +27,7 @@ $(BIN)/.installed: pyproject.toml constraints.txt
 	@echo "==> making $(VENV) with $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv $(VENV)
 	@echo "==> installing dcgan and what it stands on (PyTorch is large: a few minutes, about 7 GB)"
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline,s3,demo,dev]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline,s3,demo,export,dev]'
 	@touch $@
 	@echo "==> ready"
 

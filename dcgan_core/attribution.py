@@ -37,12 +37,23 @@ def write_attribution(store: Store, name: str, to: IO[str], *, names: bool = Fal
     manifest = find(store, name)
     if manifest.artifact not in ("shards", "crops", "photos"):
         raise ConfigError(f"{manifest.address} has no photos; attribution is of shards, crops or photos")
-    kept = _kept(store, manifest)
-    photos = _above(store, manifest, "photos")
     columns = [*COLUMNS, *(["name"] if names else [])]
     writer = csv.DictWriter(to, columns)
     writer.writeheader()
     count = 0
+    for line in kept_photos(store, manifest, names=names):
+        writer.writerow({column: _harmless(value) for column, value in line.items()})
+        count += 1
+    return count
+
+
+def kept_photos(store: Store, manifest: Manifest, *, names: bool = False) -> Iterator[dict[str, Any]]:
+    """A row of ``COLUMNS`` (and ``name`` where wanted) for each photo that shards, crops or photos kept.
+
+    ``crops`` is "" for photos themselves. Raises MissingArtifact where the photos are gone.
+    """
+    kept = _kept(store, manifest)
+    photos = _above(store, manifest, "photos")
     for file in photos.named("photos-"):
         wanted = ["key", "status", "query", *_FROM_PHOTO]
         for row in iterate_rows(store, photos.address, file, wanted):
@@ -52,9 +63,7 @@ def write_attribution(store: Store, name: str, to: IO[str], *, names: bool = Fal
             line |= {"photo_key": row["key"], "crops": kept[row["key"]] if kept is not None else ""}
             if names:
                 line["name"] = row["query"]
-            writer.writerow({column: _harmless(value) for column, value in line.items()})
-            count += 1
-    return count
+            yield line
 
 
 def _kept(store: Store, manifest: Manifest) -> dict[str, int] | None:

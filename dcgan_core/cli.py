@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -21,7 +22,7 @@ from dcgan_core.attribution import write_attribution
 from dcgan_core.backend import LocalBackend
 from dcgan_core.collect import superseded, unfinished
 from dcgan_core.config import config_keys, describe, load_config, parse_override, preset_names
-from dcgan_core.errors import ConfigError, DcganError
+from dcgan_core.errors import ConfigError, DcganError, StorageUnusable
 from dcgan_core.exclusions import Exclusion
 from dcgan_core.forget import FLAG, forget
 from dcgan_core.pipeline import FLOWS, load_pipeline
@@ -50,6 +51,18 @@ PresetOption = Annotated[
 OverrideOption = Annotated[
     list[str] | None,
     typer.Option("--override", "-o", help="KEY=VALUE, for example -o train.steps=200 (dcgan list keys)."),
+]
+ModelArgument = Annotated[
+    str,
+    typer.Argument(help="An artifact (train, train/3f9a...), a folder, or a file of weights."),
+]
+EmaOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--ema/--plain",
+        help="The moving average of G, or G as it was trained. Default: the average where there is one.",
+        show_default=False,
+    ),
 ]
 
 
@@ -301,38 +314,121 @@ def attribution(
 
 @app.command()
 def sample(
-    model: Annotated[
-        str, typer.Argument(help="Folder of a trained model, or an artifact: train, train/3f9a...")
-    ],
+    model: ModelArgument,
     n: Annotated[int, typer.Option("--n", min=1, help="Number of images.")] = 64,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of z.")] = 0,
-    ema: Annotated[bool, typer.Option("--ema", help="Draw with the moving average of G.")] = False,
-    each: Annotated[bool, typer.Option("--each", help="One file an image instead of one grid.")] = False,
-    to: Annotated[Path, typer.Option("--to", help="PNG file, or directory with --each.")] = Path(
-        "samples.png"
-    ),
+    each: Annotated[
+        bool, typer.Option("--each/--grid", help="One file an image, or all on one sheet (the default).")
+    ] = False,
+    ema: EmaOption = None,
+    device: Annotated[
+        str, typer.Option("--device", help="auto (a GPU where there is one), cpu, cuda or cuda:1.")
+    ] = "auto",
+    batch_size: Annotated[
+        int,
+        typer.Option(
+            "--batch-size", min=1, help="Images drawn at once; no image depends on it, but for rounding."
+        ),
+    ] = 256,
+    label: Annotated[
+        int | None,
+        typer.Option("--label", min=0, help="The class to draw, of nets with classes; default: in turn."),
+    ] = None,
+    columns: Annotated[
+        int | None, typer.Option("--columns", min=1, help="Images in a row of the grid; default: a square.")
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option("--to", help="PNG file, or directory with --each. Default: samples.")
+    ] = None,
 ) -> None:
-    """Draw images from a trained model."""
-    from dcgan_core import images
-    from dcgan_core.models.weights import load_model, load_trained, to_uint8
+    """Draw images from a trained model. Image number i follows from the seed and i, however many are drawn.
 
-    store = load_place().store()
-    here = Path(model).expanduser()
-    if (here / "model.json").exists() or (here / "parts" / "model.json").exists() or "://" in model:
-        trained = load_model(model)
-    else:
-        trained = load_trained(store, find(store, model))
-    drawn = to_uint8(trained.sample(n, seed=seed, ema=ema), trained.spec.data_range)
-    if each:
-        folder = to.with_suffix("") if to.suffix == ".png" else to
-        folder.mkdir(parents=True, exist_ok=True)
-        for index, image in enumerate(drawn):
-            (folder / f"seed{seed}-{index:05d}.png").write_bytes(images.encode_png(image))
-        out.print(f"{n} images in {folder}")
-    else:
-        to.parent.mkdir(parents=True, exist_ok=True)
-        to.write_bytes(images.encode_png(images.grid(drawn)))
-        out.print(f"{n} images in {to}")
+    MODEL is an artifact (train: the latest, or train/3f9a), a folder (an artifact's, an exported one's, or a
+    checkpoint's: .../checkpoints/step-00001000) or a file of generator's weights (.../ema.safetensors).
+    """
+    from dcgan_core.models.opening import open_model
+    from dcgan_core.models.sampling import (
+        IN_WORDS,
+        chosen_device,
+        chosen_weights,
+        drawn_in_batches,
+        write_each,
+        write_sheet,
+    )
+
+    if each and columns:
+        raise ConfigError("--columns is of a grid; leave it out, or leave out --each")
+    place = load_place()
+    opened = open_model(model, place.store())
+    spec = opened.model.spec
+    weights, device = chosen_weights(opened.model, ema), chosen_device(device, place.gpus)
+    batches = drawn_in_batches(
+        opened.model, n, seed=seed, weights=weights, device=device, batch_size=batch_size, label=label
+    )
+    to = to or Path("samples" if each else "samples.png")
+    with _writing(to), _bar("sample", "images") as report:
+        if each:
+            to = to.with_suffix("") if to.suffix == ".png" else to
+            write_each(batches, to, n, f"seed{seed}-", report)
+        else:
+            write_sheet(batches, to, n, columns, report)
+    out.print(f"{n} images in {to}", soft_wrap=True)
+    shown = opened.manifest.metrics.get(FLAG) if opened.manifest else None
+    words = IN_WORDS[weights] if opened.model.judge else "the file's own weights"
+    drawn_from = f"{escape(opened.name)} ({spec.name}, {spec.size} px), {words}, seed {seed}, {device}"
+    out.print(f"[dim]drawn from[/] {drawn_from}", soft_wrap=True, highlight=False)
+    if shown:
+        err.print(f"[yellow]note[/] it was trained on {shown} photos forgotten since", soft_wrap=True)
+
+
+@contextmanager
+def _writing(to: Path) -> Iterator[None]:
+    """What the disk refuses, as a sentence."""
+    try:
+        yield
+    except OSError as error:
+        advice = "Give another place with --to, or free space"
+        raise StorageUnusable(str(error.filename or to), error.strerror or str(error), advice) from error
+
+
+@app.command()
+def export(
+    model: ModelArgument,
+    to: Annotated[Path, typer.Option("--to", help="A directory that is new or empty.")],
+    kind: Annotated[
+        str, typer.Option("--format", help="onnx, or huggingface (weights, configuration, model card).")
+    ] = "onnx",
+    ema: EmaOption = None,
+    licence: Annotated[
+        str,
+        typer.Option("--license", help="Licence of the weights on the model card, as Hugging Face names it."),
+    ] = "other",
+) -> None:
+    """Write a trained model for other programs, after checking that it draws the same there."""
+    from dcgan_core.models.opening import open_model
+    from dcgan_core.models.sampling import IN_WORDS, chosen_weights
+
+    if kind not in ("onnx", "huggingface"):
+        raise ConfigError(f"--format {kind}: choose onnx or huggingface")
+    opened = open_model(model, load_place().store())
+    weights = chosen_weights(opened.model, ema)
+    with _writing(to):
+        if kind == "onnx":
+            from dcgan_core.models.export import export_onnx
+
+            done = export_onnx(opened.model, to, weights)
+        else:
+            from dcgan_core.models.huggingface import export_huggingface
+
+            done = export_huggingface(opened, to, weights, licence)
+    words = IN_WORDS[weights] if opened.model.judge else "the file's own weights"
+    out.print(f"[dim]exported[/] {escape(opened.name)}, {words}", soft_wrap=True, highlight=False)
+    for name in sorted(path.name for path in to.iterdir()):
+        size = _size((to / name).stat().st_size)
+        out.print(f"  {to / name}  [dim]{size}[/]", soft_wrap=True, highlight=False)
+    for name, difference in done.items():
+        found = f"differs by {difference:.1e} at most" if difference else "no difference"
+        out.print(f"[green]checked[/]  {name} against torch: {found}", highlight=False)
 
 
 @app.command("dedup-eval")

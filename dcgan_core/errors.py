@@ -215,3 +215,18 @@ class ResumeRefused(ConfigError):
             f"{self.address} holds checkpoints of another training ({changed}); go on with its settings, or "
             "train anew: --refresh deletes them"
         )
+
+
+class ExportDiffers(DcganError):
+    """An exported net does not compute what the trained one does; the export was deleted."""
+
+    def __init__(self, name: str, difference: float, allowed: float) -> None:
+        super().__init__(name, difference, allowed)
+        self.name, self.difference, self.allowed = name, difference, allowed
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name} differs from the trained net by up to {self.difference:.1e}, more than the "
+            f"{self.allowed:.0e} allowed, so nothing was written; try other versions of torch and "
+            "onnxruntime (constraints.txt has those that are tested)"
+        )

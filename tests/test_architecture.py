@@ -208,7 +208,10 @@ def test_randomness_is_never_global(path: Path) -> None:
 def test_the_core_needs_only_what_it_declares() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     extras = project["optional-dependencies"]
-    wanted = [*project["dependencies"], *(each for name in ("demo", "s3", "lsun") for each in extras[name])]
+    wanted = [
+        *project["dependencies"],
+        *(each for name in ("demo", "s3", "lsun", "export") for each in extras[name]),
+    ]
     declared = {name.split(">")[0].split("=")[0].split("<")[0].split("[")[0].lower() for name in wanted}
     for path in files_of("dcgan_core"):
         for module in modules(path):

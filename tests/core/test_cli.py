@@ -221,6 +221,119 @@ def test_samples_are_drawn_as_a_grid_or_one_by_one(
     assert one.shape == (16, 16, 3)
 
 
+def test_it_says_what_it_draws_from_and_takes_the_average_unless_told_otherwise(
+    dcgan: Dcgan, finished_store: Store, tmp_path: Path
+) -> None:
+    train = find(finished_store, "train").address
+    parts = finished_store.local_path(train.part_path(""))
+    drawn = {}
+    for name, words in {
+        "default": ["train"],
+        "ema": ["train", "--ema", "--device", "cpu"],
+        "plain": [str(train), "--plain"],
+        "file": [str(parts / "ema.safetensors")],
+        "checkpoint": [str(parts / "checkpoints" / "step-00000008"), "--plain"],
+    }.items():
+        ended = dcgan("sample", *words, "--n", "4", "--to", f"{name}.png", root=finished_store.root)
+        assert ended.code == 0, ended.err
+        assert f"4 images in {name}.png" in ended.out
+        drawn[name] = ended.out, decode_rgb((tmp_path / f"{name}.png").read_bytes(), max_pixels=10**6)
+    assert f"drawn from {train} (paper64, 16 px), moving average of G, seed 0, cpu" in drawn["default"][0]
+    assert "G as trained" in drawn["plain"][0]
+    assert "the file's own weights" in drawn["file"][0]
+    pixels = {name: picture.astype(int) for name, (_, picture) in drawn.items()}
+    for name in ("ema", "file"):
+        assert (pixels[name] == pixels["default"]).all()
+    assert (pixels["plain"] != pixels["default"]).any()
+    # The last checkpoint is the end of the run; only the batches its statistics come from are others.
+    assert 0 < abs(pixels["checkpoint"] - pixels["plain"]).mean() < 3
+
+
+def test_many_images_are_written_one_by_one_and_a_grid_has_the_columns_asked_for(
+    dcgan: Dcgan, finished_store: Store, tmp_path: Path
+) -> None:
+    few = ("sample", "train", "--each", "--seed", "3")
+    assert dcgan(*few, "--n", "3", "--to", "few", root=finished_store.root).code == 0
+    assert dcgan(*few, "--n", "7", "--batch-size", "2", "--to", "more").code == 0
+    names = sorted(path.name for path in (tmp_path / "more").iterdir())
+    assert names == [f"seed3-{index:05d}.png" for index in range(7)]
+    for name in names[:3]:
+        one, other = (
+            decode_rgb((tmp_path / folder / name).read_bytes(), max_pixels=10**6).astype(int)
+            for folder in ("few", "more")
+        )
+        assert abs(one - other).max() <= 1
+    assert dcgan("sample", "train", "--n", "3", "--columns", "1", "--to", "new/tall.png").code == 0
+    tall = decode_rgb((tmp_path / "new" / "tall.png").read_bytes(), max_pixels=10**6)
+    assert tall.shape == (3 * 18 + 2, 20, 3)
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["nowhere/ema.safetensors"], "there is nothing at 'nowhere/ema.safetensors'"),
+        (["nowhere"], "there is no artifact 'nowhere'"),
+        (["nowhere"], "nor is there a folder or file of that name"),
+        (["empty"], "empty holds no model.json; give the folder of a train artifact"),
+        (["crops"], "is not a trained model"),
+        (["notes.txt"], "is not a safetensors file"),
+        (["PARTS/discriminator.safetensors"], "holds a discriminator, which draws nothing"),
+        (["PARTS/checkpoints/step-00000008/ema.safetensors"], "belongs to a checkpoint"),
+        (["PARTS/ema.safetensors", "--ema"], "leave --ema out"),
+        (["train", "--device", "tpu"], "choose auto, cpu or cuda"),
+        (["train", "--device", "cuda:99"], "--device cuda:99: torch finds"),
+        (["train", "--each", "--columns", "3"], "--columns is of a grid"),
+        (["train", "--to", "empty"], "empty is a directory"),
+    ],
+)
+def test_what_cannot_be_drawn_is_named_with_what_to_do(
+    words: list[str], complaint: str, dcgan: Dcgan, finished_store: Store, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("not weights at all")
+    parts = finished_store.uri(find(finished_store, "train").address.part_path("")).rstrip("/")
+    words = [word.replace("PARTS", parts) for word in words]
+    ended = dcgan("sample", *words, root=finished_store.root)
+    assert ended.code == 2
+    assert complaint in ended.err
+    assert not (tmp_path / "samples.png").exists()
+
+
+def test_a_place_that_cannot_be_written_is_named(dcgan: Dcgan, finished_store: Store, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    for words in (["sample", "train"], ["sample", "train", "--each"], ["export", "train"]):
+        ended = dcgan(*words, "--to", "file/below/x", root=finished_store.root)
+        assert ended.code == 1, ended.err
+        assert "StorageUnusable: cannot write" in ended.err
+        assert "--to" in ended.err
+
+
+def test_a_model_is_exported_and_what_was_checked_is_said(
+    dcgan: Dcgan, finished_store: Store, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    ended = dcgan("export", "train", "--to", "graphs", root=finished_store.root)
+    assert ended.code == 0, ended.err
+    assert re.search(
+        r"checked  generator\.onnx against torch: (differs by .+ at most|no difference)", ended.out
+    )
+    assert "moving average of G" in ended.out
+    assert {path.name for path in (tmp_path / "graphs").iterdir()} == {
+        "generator.onnx",
+        "discriminator.onnx",
+        "export.json",
+    }
+    again = dcgan("export", "train", "--to", "graphs")
+    assert (again.code, "is there already" in again.err) == (2, True)
+    wrong = dcgan("export", "train", "--to", "x", "--format", "onyx")
+    assert (wrong.code, "choose onnx or huggingface" in wrong.err) == (2, True)
+    folder = dcgan("export", "train", "--to", "hub", "--format", "huggingface", "--plain")
+    assert folder.code == 0, folder.err
+    assert "hub/README.md" in folder.out
+    assert dcgan("sample", "hub", "--n", "1").code == 0
+
+
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
