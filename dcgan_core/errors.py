@@ -189,11 +189,14 @@ class TrainingDiverged(DcganError):
 
 
 class TrainingStopped(DcganError):
-    """A run was asked to stop (SIGTERM, Ctrl-C), and has saved its state."""
+    """A run was asked to stop (SIGTERM, Ctrl-C), and has saved its state.
 
-    def __init__(self, step: int, steps: int) -> None:
-        super().__init__(step, steps)
-        self.step, self.steps = step, steps
+    ``signal_number`` is that which this process was asked by, 0 where it was another process.
+    """
+
+    def __init__(self, step: int, steps: int, signal_number: int = 0) -> None:
+        super().__init__(step, steps, signal_number)
+        self.step, self.steps, self.signal_number = step, steps, signal_number
 
     def __str__(self) -> str:
         return (

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
+from dcgan_core.errors import TrainingStopped
+
 
 @dataclass
 class StopRequest:
@@ -24,7 +26,8 @@ class StopRequest:
 def stop_requests(*numbers: signal.Signals) -> Iterator[StopRequest]:
     """Note these signals instead of dying of them; a second one does what it would have done without this.
 
-    Outside the main thread signals cannot be handled, so nothing is ever asked.
+    Outside the main thread signals cannot be handled, so nothing is ever asked. A TrainingStopped that
+    leaves the block says which signal it was, so that whoever started this process can be answered.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -41,6 +44,8 @@ def stop_requests(*numbers: signal.Signals) -> Iterator[StopRequest]:
         before[number] = signal.signal(number, note)
     try:
         yield request
+    except TrainingStopped as stopped:
+        raise TrainingStopped(stopped.step, stopped.steps, request.signal_number) from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
