@@ -27,7 +27,8 @@ def stop_requests(*numbers: signal.Signals) -> Iterator[StopRequest]:
     """Note these signals instead of dying of them; a second one does what it would have done without this.
 
     Outside the main thread signals cannot be handled, so nothing is ever asked. A TrainingStopped that
-    leaves the block says which signal it was, so that whoever started this process can be answered.
+    leaves the block says which signal it was, so that whoever started this process can be answered; where
+    the block had ended before it looked, the signal is sent on after it.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -49,3 +50,5 @@ def stop_requests(*numbers: signal.Signals) -> Iterator[StopRequest]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    if request():
+        signal.raise_signal(request.signal_number)
