@@ -22,7 +22,7 @@ from dcgan_core.attribution import write_attribution
 from dcgan_core.backend import LocalBackend
 from dcgan_core.collect import superseded, unfinished
 from dcgan_core.config import config_keys, describe, load_config, parse_override, preset_names
-from dcgan_core.errors import ConfigError, DcganError, StorageUnusable
+from dcgan_core.errors import ConfigError, DcganError, StorageUnusable, TrainingStopped
 from dcgan_core.exclusions import Exclusion
 from dcgan_core.forget import FLAG, forget
 from dcgan_core.pipeline import FLOWS, load_pipeline
@@ -103,6 +103,9 @@ def run_command(
     except KeyboardInterrupt:
         err.print("stopped; run the same command again to go on: finished parts are kept")
         raise typer.Exit(130) from None
+    except TrainingStopped as stopped:
+        err.print(str(stopped), highlight=False, soft_wrap=True)
+        raise typer.Exit(128 + stopped.signal_number) from None
     if stages[-1].flow == "report":
         from dcgan_core.report.stage import LATEST
 

@@ -40,8 +40,11 @@ class BoardProgress:
 
 
 def board_actor(ray: Any) -> Any:
-    """A new board; it takes no processor and ends with its last handle."""
-    return ray.remote(Board).options(num_cpus=0).remote()
+    """A new board; it takes no processor, ends with its last handle, and is lost with no node but this."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # heavy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
 
 
 def show(ray: Any, board: Any, progress: Progress) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from dcgan_core.errors import ClusterError
@@ -20,7 +23,7 @@ def connect(place: Place) -> Any:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # tasks without GPUs may still see them
     import ray  # heavy: only when there is work
 
-    with _starting:
+    with _starting, _own_sigterm():
         if ray.is_initialized():
             return ray
         try:
@@ -41,6 +44,18 @@ def connect(place: Place) -> Any:
                 "an embedded Ray"
             ) from error
     return ray
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Leave SIGTERM to whoever handles it here (Prefect): Ray would kill its workers first."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        here = threading.current_thread() is threading.main_thread()
+        if here and callable(before):
+            signal.signal(signal.SIGTERM, before)
 
 
 def processors_per_worker(ray: Any, workers: int) -> int:

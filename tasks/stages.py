@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, cast
 
 from prefect import task
@@ -13,7 +15,7 @@ from prefect.runtime import task_run
 from prefect.states import Completed
 from prefect.tasks import Task
 
-from dcgan_core.errors import TransientError
+from dcgan_core.errors import TrainingStopped, TransientError
 from dcgan_core.pipeline import load_pipeline
 from dcgan_core.place import Place, load_place
 from dcgan_core.stage import Artifact, Stage, run
@@ -40,7 +42,7 @@ def _make(stage: Stage, store: Store, place: Place, refresh: bool) -> Artifact:
 
     def make() -> State[Artifact]:
         log = get_run_logger()
-        with ProgressArtifact(stage.artifact, stage.unit) as progress:
+        with ProgressArtifact(stage.artifact, stage.unit) as progress, _signals_handed_on():
             artifact = run(
                 stage,
                 store,
@@ -58,6 +60,21 @@ def _make(stage: Stage, store: Store, place: Place, refresh: bool) -> Artifact:
 
     state = cast("State[Artifact]", _as_task(make, stage)(return_state=True))
     return state.result()
+
+
+@contextmanager
+def _signals_handed_on() -> Iterator[None]:
+    """A training that was asked to stop has saved: now the signal does what it would have done at once.
+
+    Prefect's handler ends the run as cancelled or crashed, which it would not for an error.
+    """
+    try:
+        yield
+    except TrainingStopped as stopped:
+        get_run_logger().info(str(stopped))
+        if stopped.signal_number:
+            signal.raise_signal(stopped.signal_number)
+        raise
 
 
 def _as_task(make: Any, stage: Stage) -> Task[[], State[Artifact]]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import uuid
-from collections.abc import Iterable, Mapping
-from contextvars import copy_context
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -14,12 +14,14 @@ import torch
 import torch.distributed as dist
 
 from dcgan_core.artifacts import Receipt, read_receipts, write_receipt
-from dcgan_core.errors import ClusterError, DcganError, TransientError
+from dcgan_core.errors import ClusterError, DcganError, TrainingStopped, TransientError
 from dcgan_core.place import Place
 from dcgan_core.progress import Progress
 from dcgan_core.stage import Part, Stage
 from dcgan_core.storage import Store
+from dcgan_core.train import checkpoint
 from dcgan_core.train.stage import Train
+from dcgan_core.train.stopping import StopRequest, stop_requests
 from tasks.board import BoardProgress, board_actor, show
 from tasks.cluster import connect, processors_per_worker
 
@@ -67,20 +69,48 @@ class RayRuntime:
 def train_on_ray(stage: Stage, store: Store, part: Part, place: Place, progress: Progress) -> Receipt:
     """Train with ``place.train_workers`` workers; lost ones are replaced and go on from the last checkpoint.
 
-    Raises the loop's own errors, ClusterError where workers are lost too often or cannot be had.
+    SIGTERM and Ctrl-C make all workers save first. Raises TrainingStopped then, the loop's own errors, and
+    ClusterError where workers are lost again and again without getting on, or cannot be had.
     """
     ray = connect(place)
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-
     board = board_actor(ray)
+    while True:
+        reached = _reached(store, stage)
+        with stop_requests(signal.SIGTERM, signal.SIGINT) as request:
+            failure = _watched(_trainer(ray, stage, store, part, place, board), ray, board, progress, request)
+            told = ray.get(board.error.remote())
+            if told is not None:
+                raise told
+        if failure is None:
+            return read_receipts(store, stage.address)[part.index]
+        if _reached(store, stage) <= reached:
+            raise ClusterError(
+                f"training was given up after {_RESTARTS} restarts: {type(failure).__name__}: {failure}; run "
+                "it again: it goes on from the last checkpoint"
+            ) from failure
+
+
+@dataclass(frozen=True)
+class _Trainer:
+    """A Ray Train run, ready to start, and where Ray's own notes on it lie."""
+
+    fit: Callable[[], object]
+    tidy: Callable[[], None]
+
+
+def _trainer(ray: Any, stage: Stage, store: Store, part: Part, place: Place, board: Any) -> _Trainer:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    from tasks.stopping import StoppableTorch
+
     use_gpu = place.gpus != 0 and ray.cluster_resources().get("GPU", 0) >= place.train_workers
     cpus = 1 if use_gpu else processors_per_worker(ray, place.train_workers)
-    notes = f"tmp/ray-train-{uuid.uuid4().hex}"  # Ray's own notes; our checkpoints lie in the artifact
+    notes = f"tmp/ray-train-{uuid.uuid4().hex}"  # our checkpoints lie in the artifact
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"stage": stage, "store": store, "key": part.key, "board": board, "threads": cpus},
-        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        torch_config=StoppableTorch(backend="nccl" if use_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=place.train_workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus}
         ),
@@ -91,26 +121,40 @@ def train_on_ray(stage: Stage, store: Store, part: Part, place: Place, progress:
             failure_config=FailureConfig(max_failures=_RESTARTS),
         ),
     )
-    finished = threading.Event()
-    # In this task's context, so that Prefect knows whose progress it is.
-    watching = copy_context().run
-    watcher = threading.Thread(target=watching, args=(_watch, ray, board, progress, finished), daemon=True)
-    watcher.start()
+    return _Trainer(trainer.fit, lambda: store.delete(notes))
+
+
+def _watched(
+    trainer: _Trainer, ray: Any, board: Any, progress: Progress, request: StopRequest
+) -> Exception | None:
+    """Run it in a thread of its own, as it would take Ctrl-C for itself; what it failed with, if it did.
+
+    Meanwhile show how far it is, and hand a request to stop on to the workers.
+    """
+    failures: list[Exception] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except Exception as error:
+            failures.append(error)
+
+    running = threading.Thread(target=fit, name="ray-train", daemon=True)
+    running.start()
     try:
-        trainer.fit()
-    except Exception as error:
-        told = ray.get(board.error.remote())
-        if told is not None:
-            raise told from None
-        raise ClusterError(
-            f"training was given up after {_RESTARTS} restarts: {type(error).__name__}: {error}; run it "
-            "again: it goes on from the last checkpoint"
-        ) from error
+        while running.is_alive():
+            running.join(_POLL_SECONDS)
+            if request():
+                ray.get(board.stop.remote())
+            show(ray, board, progress)
     finally:
-        finished.set()
-        watcher.join()
-        store.delete(notes)
-    return read_receipts(store, stage.address)[part.index]
+        trainer.tidy()
+    return failures[0] if failures else None
+
+
+def _reached(store: Store, stage: Stage) -> int:
+    """The step of the newest checkpoint; -1 where there is none."""
+    return max((each.step for each in checkpoint.saved(store, stage.address)), default=-1)
 
 
 def _arrow(store: Store) -> pyarrow.fs.FileSystem | None:
@@ -120,31 +164,33 @@ def _arrow(store: Store) -> pyarrow.fs.FileSystem | None:
     return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(store.filesystem()))
 
 
-def _watch(ray: Any, board: Any, progress: Progress, finished: threading.Event) -> None:
-    while not finished.wait(_POLL_SECONDS):
-        show(ray, board, progress)
-
-
 def _worker(config: dict[str, Any]) -> None:
     """One rank's whole training."""
     import ray
     import ray.train.torch
 
+    from tasks.stopping import AskedToStop
+
     stage, store, board = cast("Train", config["stage"]), cast("Store", config["store"]), config["board"]
-    told = cast("DcganError | None", ray.get(board.error.remote()))
-    if told is not None:  # a restart would only fail again
-        raise told
+    if ray.get(board.error.remote()) is not None:
+        return  # a restart would only fail again; the driver raises it
     context = ray.train.get_context()
     device = ray.train.torch.get_device()
     if device.type == "cpu":
         torch.set_num_threads(config["threads"])
-    runtime = RayRuntime(context.get_world_rank(), context.get_world_size(), device, BoardProgress(board))
+    world_size = context.get_world_size()
+    progress, asked = BoardProgress(board), AskedToStop(board, world_size)
+    runtime = RayRuntime(context.get_world_rank(), world_size, device, progress, asked)
     try:
-        receipt = stage.train(store, config["key"], runtime, BoardProgress(board))
+        receipt = stage.train(store, config["key"], runtime, progress)
         if runtime.rank == 0:
             write_receipt(store, stage.address, receipt)
         runtime.barrier()
+    except TrainingStopped as stopped:  # raised by all ranks at once
+        if not ray.get(board.stopping.remote()):
+            raise ClusterError(f"a worker was told to end and has saved step {stopped.step}") from None
+        ray.get(board.fail.remote(stopped))
     except DcganError as error:
         if not isinstance(error, TransientError):
             ray.get(board.fail.remote(error))
-        raise
+        raise  # so that Ray ends those that wait for this rank

@@ -4,35 +4,44 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import pytest
 
 from dcgan_core.artifacts import Receipt, read_manifest
 from dcgan_core.backend import LocalBackend
-from dcgan_core.errors import ConfigError
+from dcgan_core.errors import ClusterError, ConfigError, TrainingStopped
 from dcgan_core.pipeline import build, load_pipeline
 from dcgan_core.place import Place
 from dcgan_core.progress import Progress, silent
 from dcgan_core.stage import Part, Stage, run
 from dcgan_core.storage import Store
+from dcgan_core.train import checkpoint, loop
 from dcgan_core.train.runtime import Runtime
 from dcgan_core.train.stage import Train
+from tasks import stopping, training
 from tasks.backends import RayBackend
+from tasks.training import RayRuntime
 from tests.conftest import Tiny
 from tests.web.photo_host import PhotoHost
 from tests.web.runs import Web, check_manners
 from tests.web.server import Faults
 
+ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
+ENOUGH = 300
+"""Steps that outlast a request to stop."""
+FIRST = 9
+"""A longer training goes on from the shorter one of the finished root."""
+Fate = Callable[[int, Runtime, Path], None]
 
 
 @pytest.fixture(scope="module")
 def backend() -> Iterator[RayBackend]:
     """One embedded Ray of two processors for all tests here."""
-    ray = pytest.importorskip("ray")
     yield RayBackend(Place(root="unused", slots=2, train_workers=2))
     ray.shutdown()
 
@@ -79,28 +88,81 @@ class Refusing(Train):
         raise ConfigError(f"rank {runtime.rank} of {runtime.world_size} says no")
 
 
-@dataclass(frozen=True)
-class Suicidal(Train):
-    """A training whose second worker dies once, by SIGKILL, in the middle."""
+def _spared(step: int, runtime: Runtime, folder: Path) -> None:
+    """Nothing happens."""
 
-    note: str = ""
+
+@dataclass(frozen=True)
+class Unlucky(Train):
+    """A training to which ``fate`` happens, in every worker, at each step that is reported."""
+
+    fate: Fate = _spared
+    folder: str = ""
 
     def train(self, store: Store, key: str, runtime: Runtime, progress: Progress = silent) -> Receipt:
-        marker = Path(self.note)
+        loop._ASK_SECONDS = stopping._ASK_SECONDS = 0.0  # whether to stop is asked at every step
 
         def report(step: int, *_rest: object) -> None:
-            if runtime.rank == 1 and step == 6 and not marker.exists():
-                marker.touch()
-                os.kill(os.getpid(), signal.SIGKILL)
+            if runtime.rank == 0:
+                with Path(self.folder, "steps").open("a") as steps:
+                    steps.write(f"{step}\n")
+            self.fate(step, runtime, Path(self.folder))
 
         object.__setattr__(runtime, "report", report)
         return super().train(store, key, runtime, progress)
 
+    def steps(self) -> list[int]:
+        """All steps that rank 0 has reported, in all its lives."""
+        return [int(step) for step in Path(self.folder, "steps").read_text().split()]
 
-def _train_stage(kind: type[Train], tiny: Tiny, **more: str) -> Train:
-    train = build(load_pipeline(tiny.preset, tiny.overrides).config, tiny.preset, upto="train").stages[-1]
+
+def _killed_once(step: int, runtime: Runtime, folder: Path) -> None:
+    marker = folder / "died"
+    if runtime.rank == 1 and step == 6 and not marker.exists():
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _all_killed(step: int, runtime: Runtime, folder: Path) -> None:
+    if step == 6:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _driver_told(step: int, runtime: Runtime, folder: Path) -> None:
+    if runtime.rank == 0 and step == 12:
+        os.kill(int((folder / "driver").read_text()), signal.SIGTERM)
+        board = cast("RayRuntime", runtime).asked_to_stop.board  # type: ignore[attr-defined]
+        while not ray.get(board.stopping.remote()):  # training is too short to be overtaken by a signal
+            continue
+
+
+def _worker_told(step: int, runtime: Runtime, folder: Path) -> None:
+    marker = folder / "told"
+    if runtime.rank == 1 and step == 12 and not marker.exists():
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGTERM)
+        while not stopping._told():  # Ray's main thread runs no Python all the time
+            continue
+
+
+Kind = TypeVar("Kind", bound=Train)
+
+
+def _train_stage(kind: type[Kind], tiny: Tiny, steps: int = 8, **more: Any) -> Kind:
+    overrides = tiny.changed(train__steps=steps, train__log_every=1)
+    train = build(load_pipeline(tiny.preset, overrides).config, tiny.preset, upto="train").stages[-1]
     assert isinstance(train, Train)
     return kind(train.seed, train.inputs, train.preset, train.config, train.shard, 0, **more)
+
+
+def _contents(stage: Train, store: Store) -> str:
+    manifest = read_manifest(store, stage.address)
+    assert manifest
+    return manifest.content
+
+
+def _of(workers: int) -> RayBackend:
+    return RayBackend(Place(root="unused", slots=2, train_workers=workers))
 
 
 def test_an_error_of_ours_comes_out_of_a_worker_as_it_was_raised(
@@ -113,15 +175,61 @@ def test_an_error_of_ours_comes_out_of_a_worker_as_it_was_raised(
 def test_training_outlives_a_killed_worker_and_ends_where_a_straight_run_ends(
     tiny: Tiny, finished_store: Store, backend: RayBackend, tmp_path: Path
 ) -> None:
-    marker = tmp_path / "died"
-    stage = _train_stage(Suicidal, tiny, note=str(marker))
+    stage = _train_stage(Unlucky, tiny, fate=_killed_once, folder=str(tmp_path))
     run(stage, finished_store, backend, refresh=True)
-    assert marker.exists()
-    broken = read_manifest(finished_store, stage.address)
+    assert (tmp_path / "died").exists()
+    broken = _contents(stage, finished_store)
     run(_train_stage(Train, tiny), finished_store, backend, refresh=True)
-    straight = read_manifest(finished_store, stage.address)
-    assert broken and straight
-    assert broken.content == straight.content
+    assert broken == _contents(stage, finished_store)
+
+
+def test_a_driver_that_is_told_to_end_saves_first_and_a_rerun_goes_on_from_there(
+    tiny: Tiny, finished_store: Store, backend: RayBackend, tmp_path: Path
+) -> None:
+    (tmp_path / "driver").write_text(str(os.getpid()))
+    stage = _train_stage(Unlucky, tiny, steps=ENOUGH, fate=_driver_told, folder=str(tmp_path))
+    with pytest.raises(TrainingStopped) as stopped:
+        run(stage, finished_store, backend)
+    assert stopped.value.signal_number == signal.SIGTERM
+    assert 12 < stopped.value.step < ENOUGH
+    assert checkpoint.saved(finished_store, stage.address)[-1].step == stopped.value.step
+    assert stage.steps() == list(range(FIRST, stopped.value.step + 1))
+    run(stage, finished_store, backend)
+    assert stage.steps() == list(range(FIRST, ENOUGH + 1))
+    broken = _contents(stage, finished_store)
+    run(_train_stage(Train, tiny, steps=ENOUGH), finished_store, backend, refresh=True)
+    assert broken == _contents(stage, finished_store)
+
+
+def test_a_worker_that_is_told_to_end_has_all_save_and_the_run_goes_on_by_itself(
+    tiny: Tiny, finished_store: Store, backend: RayBackend, tmp_path: Path
+) -> None:
+    stage = _train_stage(Unlucky, tiny, steps=ENOUGH, fate=_worker_told, folder=str(tmp_path))
+    run(stage, finished_store, backend)
+    assert (tmp_path / "told").exists()
+    assert stage.steps() == list(range(FIRST, ENOUGH + 1))  # nothing was done twice
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_a_killed_run_goes_on_with_another_number_of_workers(
+    before: int,
+    after: int,
+    tiny: Tiny,
+    finished_store: Store,
+    backend: RayBackend,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stage = _train_stage(Unlucky, tiny, fate=_all_killed, folder=str(tmp_path))
+    monkeypatch.setattr(training, "_RESTARTS", 0)
+    with pytest.raises(ClusterError, match="given up after 0 restarts"):
+        run(stage, finished_store, _of(before), refresh=True)
+    killed = checkpoint.saved(finished_store, stage.address)[-1].step
+    assert killed in (2, 4)  # one that was being written does not count
+    (tmp_path / "steps").unlink()
+    again = _train_stage(Unlucky, tiny, folder=str(tmp_path))
+    run(again, finished_store, _of(after))
+    assert again.steps() == list(range(killed + 1, 9))
 
 
 def test_hosts_keep_their_manners_when_two_workers_fetch(

@@ -1,0 +1,80 @@
+"""How a training worker on Ray learns that it is to save and end: from the driver, its node, or a signal."""
+
+from __future__ import annotations
+
+import signal
+import time
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+import ray
+import ray.train
+from ray.train.torch import TorchConfig
+from ray.train.torch.config import _TorchBackend
+
+from dcgan_core.train.stopping import StopRequest
+
+_ASK_SECONDS = 1.0
+_told = StopRequest()
+"""Whether this worker's process was sent SIGTERM."""
+
+
+class StoppableTorch(TorchConfig):
+    """Ray's set-up of torch.distributed, and a handler of SIGTERM in the main thread of each worker.
+
+    Ray Train runs training in another thread, where none can be installed.
+    """
+
+    @property
+    def backend_cls(self) -> type[_TorchBackend]:
+        return _StoppableBackend
+
+
+class _StoppableBackend(_TorchBackend):
+    def on_training_start(self, worker_group: Any, backend_config: Any) -> None:
+        super().on_training_start(worker_group, backend_config)
+        worker_group.execute(note_sigterm)
+
+
+def note_sigterm() -> None:
+    """Note the first SIGTERM; a second one ends the process as Ray would have it."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        _told.signal_number = number
+        signal.signal(signal.SIGTERM, before)
+
+    signal.signal(signal.SIGTERM, note)
+
+
+@dataclass
+class AskedToStop:
+    """Whether a worker is to save and end. The board is asked once a second at most, and not waited for.
+
+    Where there are several workers all must ask equally often: Ray tells them of a node that is being
+    drained all at once.
+    """
+
+    board: Any
+    world_size: int
+    _driver: bool = False
+    _answer: Any = field(default=None, repr=False)
+    _next: float = 0.0
+
+    def __call__(self) -> bool:
+        due = time.monotonic() >= self._next
+        if due:
+            self._next = time.monotonic() + _ASK_SECONDS
+        drained = (due or self.world_size > 1) and _node_is_drained()
+        if self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
+            self._driver, self._answer = ray.get(self._answer), None
+        if due and self._answer is None:
+            self._answer = self.board.stopping.remote()
+        return drained or _told() or self._driver
+
+
+def _node_is_drained() -> bool:
+    """Whether Ray knows that a node of this run is about to be taken (newer versions do)."""
+    info = getattr(ray.train, "get_preemption_info", None)
+    return info is not None and info() is not None
