@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from uuid import UUID
@@ -15,6 +17,8 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.logging import get_run_logger
 
 from dcgan_core.artifacts import Manifest, PartFile, read_manifest, read_part
@@ -24,37 +28,79 @@ from dcgan_core.storage import Store
 
 _UPDATE_SECONDS = 2.0
 _LOG_SECONDS = 15.0
+_PICTURE_SECONDS = 30.0
+_PACE_SECONDS = 10.0
+SAMPLES = "samples"
+"""Where a training puts pictures while it goes on."""
 _PAGES = {"gallery": "Gallery of near duplicates", "report": "Report"}
 """Stages that make pages to open in a browser."""
 
 
 class ProgressArtifact:
-    """A progress bar in the UI, updated at most every two seconds; made when there is something to show."""
+    """A progress bar in the UI, updated at most every two seconds; made when there is something to show.
 
-    def __init__(self, artifact: str, unit: str) -> None:
-        self._artifact, self._unit = artifact, unit
+    While a training goes on, its newest picture is beside it, looked for every half minute. What cannot be
+    shown ends nothing.
+    """
+
+    def __init__(self, stage: Stage, store: Store, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stage, self._store, self._clock = stage, store, clock
         self._id: UUID | None = None
-        self._shown = 0.0
-        self._logged = time.monotonic()
+        self._shown, self._logged, self._looked = 0.0, clock(), clock()
+        self._pace = _Pace()
+        self._pictures: dict[str, tuple[str, UUID]] = {}
+        """By artifact key: the file that is shown, and where."""
 
     def __enter__(self) -> ProgressArtifact:
         return self
 
     def __call__(self, done: float, total: float, note: str) -> None:
-        now = time.monotonic()
+        now = self._clock()
+        left = self._pace.left(done, total, now)
         if self._id is not None and now - self._shown < _UPDATE_SECONDS and done < total:
             return
         self._shown = now
-        share = 100.0 * done / total if total else 100.0
-        text = f"{self._artifact}: {done:,.0f} of {total:,.0f} {self._unit}  {note}".rstrip()
+        parts = (f"{self._stage.artifact}: {done:,.0f} of {total:,.0f} {self._stage.unit}", note, left)
+        text = "  ".join(part for part in parts if part)
         if now - self._logged >= _LOG_SECONDS:
             self._logged = now
             get_run_logger().info(text)
+        try:
+            self._show(100.0 * done / total if total else 100.0, text)
+            if self._stage.artifact == "train" and now - self._looked >= _PICTURE_SECONDS:
+                self._looked = now
+                self._show_newest_picture()
+        except Exception as error:
+            get_run_logger().warning("progress cannot be shown: %s: %s", type(error).__name__, error)
+
+    def _show(self, percent: float, text: str) -> None:
         if self._id is None:
-            created = create_progress_artifact(share, key=f"{self._artifact}-progress", description=text)
+            created = create_progress_artifact(
+                percent, key=f"{self._stage.artifact}-progress", description=text
+            )
             self._id = created if isinstance(created, UUID) else None
         else:
-            update_progress_artifact(self._id, share, description=text)
+            update_progress_artifact(self._id, percent, description=text)
+
+    def _show_newest_picture(self) -> None:
+        """One artifact that changes, with the key of the picture that is published in the end."""
+        name = _newest(self._store.names(self._stage.address.part_path(SAMPLES)))
+        if not name:
+            return
+        key = f"{self._stage.artifact}-{name.partition('-')[0]}"
+        shown, artifact = self._pictures.get(key, ("", None))
+        if name == shown:
+            return
+        path = f"{SAMPLES}/{name}"
+        picture = data_uri(self._store.read_bytes(self._stage.address.part_path(path)), "image/png")
+        if artifact is None:
+            created = create_image_artifact(picture, key=key, description=path)
+            if isinstance(created, UUID):
+                self._pictures[key] = (name, created)
+        else:
+            change = ArtifactUpdate(data=picture, description=path)
+            get_client(sync_client=True).update_artifact(artifact, change)
+            self._pictures[key] = (name, artifact)
 
     def __exit__(
         self,
@@ -63,7 +109,34 @@ class ProgressArtifact:
         trace: TracebackType | None,
     ) -> None:
         if self._id is not None and error is None:
-            update_progress_artifact(self._id, 100.0, description=f"{self._artifact}: done")
+            update_progress_artifact(self._id, 100.0, description=f"{self._stage.artifact}: done")
+
+
+@dataclass
+class _Pace:
+    """How long the rest will take, going by how it went since the first report with this total."""
+
+    total: float = -1.0
+    first: float = 0.0
+    began: float = 0.0
+
+    def left(self, done: float, total: float, now: float) -> str:
+        """In words; nothing where it is too early to say."""
+        if total != self.total or done < self.first:
+            self.total, self.first, self.began = total, done, now
+        elapsed, made = now - self.began, done - self.first
+        if elapsed < _PACE_SECONDS or made <= 0 or done >= total:
+            return ""
+        seconds = (total - done) * elapsed / made
+        for length, unit, digits in ((1, "s", 0), (60, "min", 0), (3600, "h", 1)):
+            if seconds < 90 * length:
+                return f"about {seconds / length:.{digits}f} {unit} left"
+        return f"about {seconds / 86400:.1f} days left"
+
+
+def _newest(names: Sequence[str]) -> str:
+    """The picture of the latest step; of G's moving average where there is one."""
+    return max(names, key=lambda name: (name.partition("-")[2], name.startswith("ema")), default="")
 
 
 def publish(stage: Stage, store: Store, artifact: Artifact) -> None:

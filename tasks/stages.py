@@ -42,7 +42,7 @@ def _make(stage: Stage, store: Store, place: Place, refresh: bool) -> Artifact:
 
     def make() -> State[Artifact]:
         log = get_run_logger()
-        with ProgressArtifact(stage.artifact, stage.unit) as progress, _signals_handed_on():
+        with ProgressArtifact(stage, store) as progress, _signals_handed_on():
             artifact = run(
                 stage,
                 store,
