@@ -15,12 +15,20 @@ class Board:
     def __init__(self) -> None:
         self._progress: tuple[float, float, str] | None = None
         self._error: DcganError | None = None
+        self._stopping = False
 
     def write(self, done: float, total: float, note: str) -> None:
         self._progress = (done, total, note)
 
     def read(self) -> tuple[float, float, str] | None:
         return self._progress
+
+    def stop(self) -> None:
+        """Ask all workers to save and end."""
+        self._stopping = True
+
+    def stopping(self) -> bool:
+        return self._stopping
 
     def fail(self, error: DcganError) -> None:
         self._error = error

@@ -37,6 +37,7 @@ class RayRuntime:
     world_size: int
     device: torch.device
     progress: Progress
+    asked_to_stop: Callable[[], bool]
 
     def average_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         if self.world_size == 1:
@@ -64,6 +65,23 @@ class RayRuntime:
         agreed = torch.tensor([number], device=self.device)
         dist.all_reduce(agreed, op=dist.ReduceOp.MIN)
         return int(agreed.item())
+
+    def mean(self, values: Sequence[float]) -> list[float]:
+        if self.world_size == 1:
+            return list(values)
+        summed = torch.tensor(list(values), dtype=torch.float64, device=self.device)
+        dist.all_reduce(summed)
+        return (summed / self.world_size).tolist()
+
+    def from_first(self, values: Sequence[float]) -> list[float]:
+        if self.world_size == 1:
+            return list(values)
+        told = torch.tensor(list(values), dtype=torch.float64, device=self.device)
+        dist.broadcast(told, src=0)
+        return told.tolist()
+
+    def stopping(self) -> bool:
+        return self.asked_to_stop()
 
 
 def train_on_ray(stage: Stage, store: Store, part: Part, place: Place, progress: Progress) -> Receipt:
