@@ -43,7 +43,7 @@ from benchmarks.training import (
     step_gflop,
 )
 from dcgan_core.models.specs import net_spec
-from dcgan_core.train import loop
+from dcgan_core.train import step
 from dcgan_core.train.data import DevicePixels
 from dcgan_core.train.runtime import LocalRuntime
 
@@ -67,8 +67,8 @@ _KINDS = {
     "copies": ("memcpy", "memset", "copy", "nchwtonhwc", "nhwctonchw"),
 }
 """Words by which a kernel's name tells what it is for; the first that fits; all else is `elementwise`."""
-_SPANS = {"D": "update_discriminator", "G": "update_generator"}
-"""Functions of the loop whose time on the GPU is taken."""
+_SPANS = {"D": "_update_discriminator", "G": "_update_generator"}
+"""Functions of ``train.step`` whose time on the GPU is taken, without CUDA graphs."""
 
 
 def main() -> int:
@@ -189,7 +189,12 @@ def spans(net: str, device: torch.device, steps: int = 30) -> dict[str, float]:
     marks: dict[str, list[tuple[torch.cuda.Event, torch.cuda.Event]]] = {}
     start = WARM_STEPS + 10
     with marked(marks):
-        moments = our_moments(net, lambda seen: len(seen) >= start + steps, runtime=LocalRuntime(device))
+        moments = our_moments(
+            net,
+            lambda seen: len(seen) >= start + steps,
+            runtime=LocalRuntime(device),
+            settings={"cuda_graphs": False},
+        )
     wall = 1000 * (moments[-1] - moments[start])
     return {
         name: round(sum(one.elapsed_time(other) for one, other in pairs[start : start + steps - 1]) / wall, 3)
@@ -200,18 +205,18 @@ def spans(net: str, device: torch.device, steps: int = 30) -> dict[str, float]:
 @contextmanager
 def marked(marks: dict[str, list[tuple[torch.cuda.Event, torch.cuda.Event]]]) -> Iterator[None]:
     """While within, the loop's parts note on the GPU's clock when they begin and end."""
-    found = {name: attribute for name, attribute in _SPANS.items() if hasattr(loop, attribute)}
-    before = {name: getattr(loop, attribute) for name, attribute in found.items()}
+    found = {name: attribute for name, attribute in _SPANS.items() if hasattr(step, attribute)}
+    before = {name: getattr(step, attribute) for name, attribute in found.items()}
     batch = DevicePixels.batch
     for name, attribute in found.items():
-        setattr(loop, attribute, _noting(before[name], marks.setdefault(name, [])))
+        setattr(step, attribute, _noting(before[name], marks.setdefault(name, [])))
     DevicePixels.batch = _noting(batch, marks.setdefault("data", []))  # type: ignore[method-assign]
     try:
         yield
     finally:
         DevicePixels.batch = batch  # type: ignore[method-assign]
         for name, attribute in found.items():
-            setattr(loop, attribute, before[name])
+            setattr(step, attribute, before[name])
 
 
 def _noting(

@@ -105,7 +105,7 @@ def worker(net: str, batch: int, rank: int, workers: int, meet: str, steps: int)
         return all_reduce(tensor, *rest, **named)
 
     dist.all_reduce = counted
-    runtime = RayRuntime(rank, workers, torch.device("cpu"), silent)
+    runtime = RayRuntime(rank, workers, torch.device("cpu"), silent, lambda: False)
     moments = our_moments(net, for_steps(steps), runtime=runtime, batch_size=batch)
     taken = len(moments) - 1
     assert taken >= WARM_STEPS

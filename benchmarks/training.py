@@ -28,6 +28,7 @@ from dcgan_core.storage import Store
 from dcgan_core.train.data import DevicePixels, in_memory
 from dcgan_core.train.loop import train
 from dcgan_core.train.runtime import LocalRuntime, Runtime
+from dcgan_core.train.state import Job
 
 BATCH = 128
 WARM_STEPS = 3
@@ -59,12 +60,20 @@ class TimedPixels:
     """Asked at each step with the moments at which batches were taken so far."""
     moments: list[float] = field(default_factory=list)
     in_background: bool = False
+    looks: int = -(-1000 // 128)
+    """Batches of real images that the run looks at before it begins (``train.score_images``)."""
 
     def __len__(self) -> int:
         return len(self.pixels)
 
+    def labels(self, numbers_N: Indices) -> Tensor:
+        return self.pixels.labels(numbers_N)
+
     def batch(self, numbers_N: Indices) -> Tensor:
-        """As DevicePixels; raises _Enough where the window is over."""
+        """As DevicePixels; raises _Enough when the window is over. First looks do not count."""
+        if self.looks:
+            self.looks -= 1
+            return self.pixels.batch(numbers_N)
         over = self.is_over(self.moments)
         if over or len(self.moments) == WARM_STEPS:  # a GPU's queue must not count for the other side
             _synchronise(self.pixels.pixels_NSS3.device)
@@ -98,7 +107,7 @@ def our_moments(
     pixels = TimedPixels(in_memory(pixels_N3SS, runtime.device), is_over)
     with tempfile.TemporaryDirectory(prefix="dcgan-bench-") as folder:
         try:
-            train(pixels, config, spec, 1, Store(folder), Address("train", "0" * 16), "key", runtime)
+            train(pixels, Job(config, spec, 1, Store(folder), Address("train", "0" * 16), "key", runtime))
         except _Enough:
             return pixels.moments
     raise AssertionError("the loop ended before its window did")

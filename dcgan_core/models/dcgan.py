@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from dcgan_core.errors import ConfigError
@@ -56,6 +57,8 @@ class Generator(nn.Module):
         else:
             h = self.project_norm(h.view(maps))
         h = torch.relu(h)
+        if _is_channels_last(self):
+            h = h.contiguous(memory_format=torch.channels_last)
         for layer in self.layers:
             h = layer(_joined(h, y_NK) if isinstance(layer, nn.ConvTranspose2d) else h)
         return torch.tanh(h) if self.spec.output == "tanh" else torch.sigmoid(h)
@@ -104,10 +107,17 @@ class Discriminator(nn.Module):
         h = x_NCHW
         for block in self.blocks:
             h = block(_joined(h, y_NK))
+        if not self.dense and y_NK is None and h.is_contiguous(memory_format=torch.channels_last):
+            return self._logits_of_rows(h)
         h = h.flatten(1)
         for layer in self.dense:
             h = layer(_joined(h, y_NK))
         return self.logit(_joined(h, y_NK)).squeeze(1)
+
+    def _logits_of_rows(self, h_NCHW: Tensor) -> Tensor:
+        """The same with values in the order in which they lie in memory: maps and gradients keep theirs."""
+        weight_1HWC = self.logit.weight.view(1, *h_NCHW.shape[1:]).permute(0, 2, 3, 1)
+        return F.linear(h_NCHW.permute(0, 2, 3, 1).flatten(1), weight_1HWC.flatten(1)).squeeze(1)
 
     def feature_maps(self, x_NCHW: Tensor, y_N: Tensor | None = None) -> list[Tensor]:
         """Maps (N, F, H, W) of every convolution layer after its activation, first layer first."""
@@ -167,6 +177,11 @@ def _project_norm(spec: NetSpec) -> nn.Module:
     if spec.project_norm == "units":
         return nn.BatchNorm1d(spec.project * spec.start**2, eps=spec.bn_eps, affine=spec.affine)
     return nn.BatchNorm2d(spec.project, eps=spec.bn_eps, affine=spec.affine)
+
+
+def _is_channels_last(net: nn.Module) -> bool:
+    """Whether a net's kernels lie in memory as for training."""
+    return all(p.is_contiguous(memory_format=torch.channels_last) for p in net.parameters() if p.ndim == 4)
 
 
 def _activation(spec: NetSpec, channels: int) -> nn.Module:

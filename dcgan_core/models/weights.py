@@ -326,7 +326,7 @@ def _of_checkpoint(fs: fsspec.AbstractFileSystem, top: str) -> Model:
         )
     spec = _spec((about | state)["spec"], top)
     batch_size = int(about.get("config", {}).get("batch_size", 128))
-    hashes = {path.rpartition("/")[2]: sha256 for path, sha256 in state["sha256"].items()}
+    hashes = {file["name"].rpartition("/")[2]: file["sha256"] for file in state["files"]}
 
     def filled(net: Net, kind: str) -> Net:
         path = f"{top}/{FILES[kind]}"

@@ -140,6 +140,7 @@ def facts_of(run: Run, job: Job) -> dict[str, Any]:
     """Everything else of a run, as JSON values; files that are being written are added by whoever writes."""
     return {
         "key": job.key,
+        "spec": job.spec.to_json(),
         "settings": job.settings,
         "loader": run.loader,
         "updates": dict(run.updates),
