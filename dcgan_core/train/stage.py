@@ -89,7 +89,9 @@ class Train(Stage):
         spec = self.spec
         self._check_memory(spec, runtime)
         manifest = self.input_manifest(store, "shards")
-        shards = open_shards(store, manifest, spec.size, max_bad=self.config.max_bad)
+        shards = open_shards(
+            store, manifest, spec.size, max_bad=self.config.max_bad, true_labels=spec.classes > 0
+        )
         check_labels(shards, spec)
         pixels = place_pixels(shards, self.config.data, runtime, progress)
         work = f"{self.version} {manifest.content}"
