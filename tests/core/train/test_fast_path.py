@@ -35,7 +35,7 @@ def smooth(count: int = 64, size: int = 16) -> np.ndarray:
 
 
 def plain_losses(spec: NetSpec, schedule: str) -> tuple[list[float], list[float]]:
-    """Goodfellow's algorithm as anybody would write it: float32, contiguous, nothing shared, nothing fused."""
+    """Goodfellow's algorithm as anybody would write it: float32, nothing shared, nothing fused."""
     generator, discriminator = build(spec, 1)
     optimisers = [
         Adam(net.parameters(), lr=2e-4, betas=(0.5, 0.999), weight_decay=1e-5, foreach=False, fused=False)
