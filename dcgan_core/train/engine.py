@@ -60,7 +60,8 @@ class Engine:
         for player in (self.pair.generator, self.pair.discriminator):
             player.optimiser.zero_grad(set_to_none=True)  # gradients shall lie in the graph's own memory
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # Threads that make batches or write checkpoints may go on meanwhile.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             self._update(which, static)
         return graph, static
 
