@@ -141,6 +141,11 @@ def data_folder() -> Path:
 def rendered_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """12 photos with a face, near duplicates of four, three without a face, one cut off. Read only."""
     pytest.importorskip("skimage", reason="the photos are made from the LFW subset of scikit-image")
+    return render_photos(tmp_path_factory.mktemp("photos"))
+
+
+def render_photos(folder: Path) -> Path:
+    """Write the photos of ``rendered_photos`` into a folder that is there."""
     from dcgan_core.scrape.demo import DemoPhoto, render
 
     chosen = [DemoPhoto(f"face-{subject:02d}", "face", subject, "original") for subject in range(12)]
@@ -150,7 +155,6 @@ def rendered_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     chosen += [DemoPhoto(f"scene-{subject:02d}", "no_face", subject, "original") for subject in range(3)]
     chosen.append(DemoPhoto("broken-00", "broken", 3, "truncated"))
-    folder = tmp_path_factory.mktemp("photos")
     for number, photo in enumerate(chosen):
         path = folder / f"{photo.name}.jpg"
         path.write_bytes(render(photo, PHOTO_SEED))
