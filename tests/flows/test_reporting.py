@@ -1,7 +1,9 @@
-"""What Prefect is told while a stage runs, on a real server."""
+"""What Prefect is told while a stage runs and where it is made to end, on a real server."""
 
 from __future__ import annotations
 
+import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ from dcgan_core.images import encode_png, grid
 from dcgan_core.pipeline import load_pipeline
 from dcgan_core.stage import Stage
 from dcgan_core.storage import Store
+from dcgan_core.train import checkpoint
+from dcgan_core.train.runtime import LocalRuntime
 from tests.conftest import Tiny
 
 pytestmark = pytest.mark.slow
@@ -108,3 +112,45 @@ def test_a_store_that_is_away_ends_no_stage(server: None, tiny: Tiny, tmp_path: 
         return _run_id()
 
     assert _artifacts(flow())["train-progress"]["description"] == "train: done"
+
+
+def test_a_flow_that_is_told_to_end_crashes_after_its_training_has_saved_and_a_rerun_goes_on(
+    server: None, tiny: Tiny, finished_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import TerminationSignal
+
+    from flows.train import train
+
+    root, told = tmp_path / "root", []
+    shutil.copytree(finished_root, root)
+    monkeypatch.setenv("DCGAN_ROOT", str(root))
+    monkeypatch.setenv("DCGAN_BACKEND", "local")
+    changed = tiny.changed(train__steps=200, train__log_every=1)
+    stage = load_pipeline(tiny.preset, changed, upto="train").stages[-1]
+    report, steps = LocalRuntime.report, []
+
+    def telling(self: LocalRuntime, step: int, *rest: Any) -> None:
+        steps.append(step)
+        if step == 50 and not told:
+            told.append(step)
+            signal.raise_signal(signal.SIGTERM)
+        report(self, step, *rest)
+
+    monkeypatch.setattr(LocalRuntime, "report", telling)
+    ended: list[int] = []  # Prefect sends the signal on to whoever had handled it before
+    before = signal.signal(signal.SIGTERM, lambda number, _: ended.append(number))
+    try:
+        with pytest.raises(TerminationSignal):
+            train(tiny.preset, changed)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ended == [signal.SIGTERM]
+    assert checkpoint.saved(Store(str(root)), stage.address)[-1].step == 51
+    with get_client(sync_client=True) as client:
+        states = {
+            run.name: run.state_type for run in client.read_task_runs() if run.name.startswith("train/")
+        }
+    assert [str(state.value) for state in states.values() if state] == ["CRASHED"]
+    train(tiny.preset, changed)
+    assert steps[-149:] == list(range(52, 201))
