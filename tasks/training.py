@@ -90,10 +90,9 @@ def train_on_ray(stage: Stage, store: Store, part: Part, place: Place, progress:
     SIGTERM and Ctrl-C make all workers save first. Raises TrainingStopped then, the loop's own errors, and
     ClusterError where workers are lost again and again without getting on, or cannot be had.
     """
-    ray = connect(place)
-    board = board_actor(ray)
     while True:
-        reached = _reached(store, stage)
+        ray = connect(place)
+        board, reached = board_actor(ray), _reached(store, stage)
         with stop_requests(signal.SIGTERM, signal.SIGINT) as request:
             failure = _watched(_trainer(ray, stage, store, part, place, board), ray, board, progress, request)
             told = ray.get(board.error.remote())
@@ -101,6 +100,8 @@ def train_on_ray(stage: Stage, store: Store, part: Part, place: Place, progress:
                 raise told
         if failure is None:
             return read_receipts(store, stage.address)[part.index]
+        if not place.ray_address:
+            ray.shutdown()  # without a dashboard, what a lost controller had reserved stays reserved
         if _reached(store, stage) <= reached:
             raise ClusterError(
                 f"training was given up after {_RESTARTS} restarts: {type(failure).__name__}: {failure}; run "
