@@ -23,7 +23,7 @@ def connect(place: Place) -> Any:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # tasks without GPUs may still see them
     import ray  # heavy: only when there is work
 
-    with _starting, _own_sigterm():
+    with _starting, _own_sigterm(embedded=not place.ray_address):
         if ray.is_initialized():
             return ray
         try:
@@ -47,15 +47,21 @@ def connect(place: Place) -> Any:
 
 
 @contextmanager
-def _own_sigterm() -> Iterator[None]:
-    """Leave SIGTERM to whoever handles it here (Prefect): Ray would kill its workers first."""
+def _own_sigterm(*, embedded: bool) -> Iterator[None]:
+    """Leave SIGTERM to whoever handles it here (Prefect): Ray would kill its workers first.
+
+    Prefect sends it to the whole process group, so an embedded Ray's processes are born deaf to it: they
+    inherit that it is blocked. They end with this process all the same.
+    """
     before = signal.getsignal(signal.SIGTERM)
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM} if embedded else set())
     try:
         yield
     finally:
         here = threading.current_thread() is threading.main_thread()
         if here and callable(before):
             signal.signal(signal.SIGTERM, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def processors_per_worker(ray: Any, workers: int) -> int:

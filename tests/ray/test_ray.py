@@ -140,6 +140,8 @@ def _worker_told(step: int, runtime: Runtime, folder: Path) -> None:
     marker = folder / "told"
     if runtime.rank == 1 and step == 12 and not marker.exists():
         marker.touch()
+        # As on a node of its own: workers of an embedded Ray are deaf to it.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         os.kill(os.getpid(), signal.SIGTERM)
         while not stopping._told():  # Ray's main thread runs no Python all the time
             continue
