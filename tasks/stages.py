@@ -66,7 +66,7 @@ def _make(stage: Stage, store: Store, place: Place, refresh: bool) -> Artifact:
 def _signals_handed_on() -> Iterator[None]:
     """A training that was asked to stop has saved: now the signal does what it would have done at once.
 
-    Prefect's handler ends the run as cancelled or crashed, which it would not for an error.
+    Prefect's handler ends the run as crashed, not as failed, and it is not tried again.
     """
     try:
         yield
