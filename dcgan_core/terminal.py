@@ -115,7 +115,7 @@ class Bar:
 
 
 def _count(pace: Pace, unit: str, note: str, *, aligned: bool = False) -> str:
-    """What is done of what; nothing of work that is one piece. A note without numbers says what is counted."""
+    """What is done of what; empty for one piece. A note without numbers says what is counted."""
     if pace.total <= 1:
         return ""
     total = f"{pace.total:,.0f}"

@@ -1,4 +1,4 @@
-"""What is shown of long work: times that are right after a resume, one line that always fits, lines of logs."""
+"""What is shown of long work: times right after a resume too, one line that always fits, lines of logs."""
 
 from __future__ import annotations
 
