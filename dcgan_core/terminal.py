@@ -16,7 +16,7 @@ LINE_SECONDS = 30.0
 """Time between two lines of a log, and before the first."""
 
 _GAP = "  "
-_BAR_MOST, _BAR_LEAST = 30, 8
+_BAR_MOST, _BAR_LEAST = 30, 6
 _NARROW = 72
 """In fewer columns there is no bar."""
 _NOTE_ROOM = 16

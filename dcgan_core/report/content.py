@@ -131,7 +131,7 @@ class OtherModel:
     """``best`` or ``last``."""
     step: int
     folder: str
-    """Where it is, as ``dcgan sample`` takes it."""
+    """Where it is, as a shell takes it."""
 
 
 @dataclass(frozen=True)

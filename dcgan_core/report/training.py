@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -157,7 +158,8 @@ def _other_model(store: Store, train: Manifest) -> OtherModel | None:
     for folder in ("best", "last"):
         if train.named(f"{folder}/model.json"):
             step = json.loads(_only(store, train, f"{folder}/model.json"))["step"]
-            return OtherModel(folder, int(step), store.uri(train.address.part_path(folder)))
+            path = shlex.quote(store.uri(train.address.part_path(folder)))
+            return OtherModel(folder, int(step), path)
     return None
 
 
