@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from dcgan_core.artifacts import Manifest, all_manifests, find, remove
@@ -30,6 +29,7 @@ from dcgan_core.place import Place, load_place
 from dcgan_core.progress import Progress as Report
 from dcgan_core.stage import Artifact, Backend, Stage, is_current, run, why_not_current
 from dcgan_core.storage import Store, sha256_of_file
+from dcgan_core.terminal import progress_on
 from dcgan_core.verify import problems
 
 if TYPE_CHECKING:
@@ -544,26 +544,8 @@ def _run_shown(stage: Stage, store: Store, backend: Backend, *, refresh: bool, p
         return run(stage, store, backend, refresh=refresh, progress=report, place=where)
 
 
-@contextmanager
-def _bar(label: str, unit: str) -> Iterator[Report]:
-    """A bar with rate and time left, gone when the work is done."""
-    columns = (
-        TextColumn("{task.description:<12}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[unit]}"),
-        TimeRemainingColumn(),
-        TextColumn("[dim]{task.fields[note]}"),
-    )
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
-        task = bars.add_task(label, total=1, unit=unit, note="")
-
-        def report(done: float, total: float, note: str) -> None:
-            speed = bars.tasks[0].speed
-            rate = f"{speed:,.1f} {unit}/s" if speed and not note else note
-            bars.update(task, completed=done, total=max(total, 1), note=rate)
-
-        yield report
+def _bar(label: str, unit: str) -> AbstractContextManager[Report]:
+    return progress_on(err, label, unit)
 
 
 def _hash_of(path: Path) -> str:

@@ -114,6 +114,27 @@ class SampleSheet:
 
 
 @dataclass(frozen=True)
+class Best:
+    """The step with the lowest score."""
+
+    step: int
+    by: str
+    """Name of the score."""
+    value: float
+
+
+@dataclass(frozen=True)
+class OtherModel:
+    """The model kept beside the one that evaluation and figures use."""
+
+    name: str
+    """``best`` or ``last``."""
+    step: int
+    folder: str
+    """Where it is, as a shell takes it."""
+
+
+@dataclass(frozen=True)
 class Training:
     """How the networks were trained and what they drew."""
 
@@ -123,6 +144,14 @@ class Training:
     losses: tuple[Line, ...]
     verdicts: tuple[Line, ...]
     """Mean D(x) and D(G(z))."""
+    score: Line
+    """That by which the best step is found."""
+    score_words: str
+    """What the score means."""
+    diversity: Line
+    """Of samples, relative to that of real images."""
+    best: Best | None
+    other: OtherModel | None
     notes: tuple[str, ...]
 
 

@@ -10,6 +10,8 @@ from dcgan_core.report.content import Line
 
 POINTS_SHOWN = 400
 """Longer curves are averaged down to this many points."""
+_SPARSE = 30
+"""Each point of a curve of no more than so many is shown."""
 
 # Stand-ins that matplotlib can draw with; the page's variables take their place in the text of the SVG.
 _INK, _RULE = "#010203", "#040506"
@@ -22,10 +24,16 @@ _VARIABLES = {
 }
 
 
-def curves_svg(name: str, lines: Sequence[Line], limits: tuple[float, float] | None = None) -> str:
+def curves_svg(
+    name: str,
+    lines: Sequence[Line],
+    limits: tuple[float | None, float | None] = (None, None),
+    mark: tuple[float, float] | None = None,
+) -> str:
     """An ``<svg>`` element of at most two curves over the training step; equal lines give equal text.
 
-    ``name`` must differ between the figures of a page; ``limits`` fixes the range of the values.
+    ``name`` must differ between the figures of a page; ``limits`` fixes ends of the range of the values;
+    ``mark`` is a point (step, value) to ring.
     """
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -39,9 +47,13 @@ def curves_svg(name: str, lines: Sequence[Line], limits: tuple[float, float] | N
         axes = figure.add_subplot()
         for line, colour, dash in zip(lines, _LINES, ("-", (0, (4, 1.5))), strict=False):
             steps, values = _shortened(line)
-            axes.plot(steps, values, color=colour, linestyle=dash, linewidth=1.6, label=line.name)
-        if limits:
-            axes.set_ylim(*limits)
+            dots = "." if len(steps) <= _SPARSE else ""
+            axes.plot(
+                steps, values, color=colour, linestyle=dash, marker=dots, linewidth=1.6, label=line.name
+            )
+        if mark:
+            axes.plot(*mark, color=_LINES[1], marker="o", markersize=9, fillstyle="none", linestyle="none")
+        axes.set_ylim(*limits)
         axes.margins(x=0.01)
         axes.set_xlabel("step", color=_INK)
         axes.tick_params(colors=_INK, length=3)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from dcgan_core import images
-from dcgan_core.artifacts import Manifest, PartFile, Receipt
+from dcgan_core.artifacts import Manifest, PartFile, Receipt, read_part
 from dcgan_core.errors import DecodeError
 from dcgan_core.images import Rgb
 from dcgan_core.report.content import Example, Group, Member, Picture
@@ -19,9 +19,12 @@ from dcgan_core.tables import read_all, read_rows
 PARTS_READ = 4
 """Parts that example pictures are taken from, evenly spread."""
 MEMBERS_SHOWN = 6
+MAX_PNG_BYTES = 220_000
+"""Sheets that are larger as PNG are carried as JPEG."""
 
 _MAX_PIXELS = 2**31  # larger photos were turned away by `scrape`
 _PHOTO_SIDE, _CROP_SIDE, _JPEG_QUALITY = 240, 96, 85
+_SHEET_QUALITY = 90
 _BOX_RGB = (250, 204, 21)
 
 
@@ -29,6 +32,15 @@ def jpeg_picture(rgb: Rgb, alt: str, quality: int = _JPEG_QUALITY) -> Picture:
     """An RGB array (H, W, 3) as a JPEG the page can carry."""
     uri = images.data_uri(images.encode_jpeg(rgb, quality), "image/jpeg")
     return Picture(uri, alt, width=rgb.shape[1], height=rgb.shape[0])
+
+
+def sheet_picture(store: Store, manifest: Manifest, file: PartFile, alt: str) -> Picture:
+    """A PNG of an artifact, as JPEG where it is large."""
+    data = read_part(store, manifest.address, file)
+    rgb = images.decode_rgb(data, max_pixels=_MAX_PIXELS)
+    if len(data) > MAX_PNG_BYTES:
+        return jpeg_picture(rgb, alt, _SHEET_QUALITY)
+    return Picture(images.data_uri(data, "image/png"), alt, width=rgb.shape[1], height=rgb.shape[0])
 
 
 def spread(total: int, wanted: int) -> list[int]:

@@ -7,8 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dcgan_core import images
-from dcgan_core.artifacts import Address, Manifest, PartFile, read_manifest, read_part
+from dcgan_core.artifacts import Address, Manifest, read_manifest, read_part
 from dcgan_core.config import Json, PipelineConfig, describe
 from dcgan_core.report.content import (
     ArtifactRow,
@@ -18,36 +17,23 @@ from dcgan_core.report.content import (
     Figure,
     FunnelStep,
     KeyNumber,
-    Line,
-    Picture,
-    SampleSheet,
     ScoredSet,
     Setting,
-    Training,
 )
 from dcgan_core.report.evaluation import learned_row, scored_sets
 from dcgan_core.report.examples import (
     crop_examples,
     group_examples,
-    jpeg_picture,
     photo_examples,
     reasons,
-    spread,
+    sheet_picture,
 )
+from dcgan_core.report.training import training
 from dcgan_core.storage import Store
 
 GALLERY = "index.html"
 """First page of the gallery, among its parts."""
 MAX_GROUPS = 24
-PROGRESS_SHEETS = 8
-PROGRESS_TILES = 4
-"""Rows and columns of samples shown of each step."""
-MAX_PNG_BYTES = 220_000
-"""Sheets that are larger as PNG are carried as JPEG."""
-
-_FEW_IMAGES = 5_000
-_GRID_PAD = 2
-_SHEET_QUALITY = 90
 
 
 def gather(store: Store, manifests: Mapping[str, Manifest], config: PipelineConfig, preset: str) -> Content:
@@ -65,7 +51,7 @@ def gather(store: Store, manifests: Mapping[str, Manifest], config: PipelineConf
         finished=max((manifest.finished for manifest in known), default=None),
         numbers=_numbers(manifests, scores),
         data=_data(store, manifests, config),
-        training=_training(store, manifests),
+        training=training(store, manifests.get("train")),
         figures=_figures(store, manifests.get("figures")),
         scores=scores,
         settings=_settings(config),
@@ -95,10 +81,6 @@ def _numbers(manifests: Mapping[str, Manifest], scores: Sequence[ScoredSet]) -> 
             interval = f"{100 * row.low:.0f} to {100 * row.high:.0f} %"
             numbers.append(KeyNumber(f"Accuracy, {scored.name}", f"{100 * row.accuracy:.1f} %", interval))
     return tuple(numbers)
-
-
-def _times(ratio: float) -> str:
-    return f"{ratio:,.0f} times" if ratio >= 10 else f"{ratio:.1f} times"
 
 
 def _funnel(manifests: Mapping[str, Manifest]) -> list[FunnelStep]:
@@ -163,94 +145,6 @@ def _drops(store: Store, manifest: Manifest, step: str, prefix: str) -> list[Dro
     ]
 
 
-def _training(store: Store, manifests: Mapping[str, Manifest]) -> Training | None:
-    train = manifests.get("train")
-    if train is None:
-        return None
-    spec = json.loads(_only(store, train, "model.json"))["spec"]
-    log = [json.loads(line) for line in _only(store, train, "metrics.jsonl").splitlines()]
-    series = {
-        weights: train.named(f"samples/{prefix}-") for weights, prefix in (("ema", "ema"), ("plain", "step"))
-    }
-    followed = "plain" if series["plain"] else "ema"
-    last = len(series[followed]) - 1
-    chosen = sorted({*spread(last, PROGRESS_SHEETS - 1), last}) if last >= 0 else []
-    return Training(
-        facts=_training_facts(train, spec),
-        final=tuple(
-            SampleSheet(_step_of(files[-1]), weights, _sheet(store, train, files[-1], _final_alt(weights)))
-            for weights, files in series.items()
-            if files
-        ),
-        progress=tuple(
-            _progress_sheet(store, train, series[followed][index], followed, spec["size"]) for index in chosen
-        ),
-        losses=(_line(log, "discriminator", "loss_d"), _line(log, "generator", "loss_g")),
-        verdicts=(_line(log, "D(x), real images", "d_real"), _line(log, "D(G(z)), samples", "d_fake")),
-        notes=tuple(_training_notes(train)),
-    )
-
-
-def _only(store: Store, manifest: Manifest, name: str) -> str:
-    return read_part(store, manifest.address, manifest.named(name)[0]).decode()
-
-
-def _training_facts(train: Manifest, spec: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    config, counts = train.config, train.counts
-    return (
-        ("Network", f"{spec['name']}, {spec['size']} px"),
-        ("First layer of D", f"{spec['discriminator'][0]['filters']} filters"),
-        ("z", f"{spec['z_size']} values, {spec['z_kind']}"),
-        ("Schedule", str(config["schedule"])),
-        ("Batch", f"{config['batch_size']} images"),
-        ("Adam", f"step size {config['learning_rate']:g}, beta1 {config['beta1']:g}"),
-        ("Updates", f"{counts['g_updates']:,} of G, {counts['d_updates']:,} of D"),
-        ("Average of G", f"decay {config['ema']:g}" if config["ema"] else "off"),
-    )
-
-
-def _training_notes(train: Manifest) -> list[str]:
-    samples, seen = train.counts["samples"], train.counts["images_seen"]
-    notes = []
-    if samples < _FEW_IMAGES:
-        notes.append(
-            f"The training set is small: {samples:,} images, each shown about {_times(seen / samples)}. "
-            "With so few, the discriminator can learn them by heart, and samples tend to resemble them. The "
-            "paper's sets hold 350,000 (faces) to 3 million images (bedrooms)."
-        )
-    return notes
-
-
-def _final_alt(weights: str) -> str:
-    return f"Sheet of samples drawn by the {'averaged' if weights == 'ema' else 'plain'} generator"
-
-
-def _step_of(file: PartFile) -> int:
-    return int(file.name.rpartition("-")[2].partition(".")[0])
-
-
-def _sheet(store: Store, manifest: Manifest, file: PartFile, alt: str) -> Picture:
-    data = read_part(store, manifest.address, file)
-    rgb = images.decode_rgb(data, max_pixels=2**31)
-    if len(data) > MAX_PNG_BYTES:
-        return jpeg_picture(rgb, alt, _SHEET_QUALITY)
-    return Picture(images.data_uri(data, "image/png"), alt, width=rgb.shape[1], height=rgb.shape[0])
-
-
-def _progress_sheet(store: Store, train: Manifest, file: PartFile, weights: str, size: int) -> SampleSheet:
-    rgb = images.decode_rgb(read_part(store, train.address, file), max_pixels=2**31)
-    side = PROGRESS_TILES * (size + _GRID_PAD) + _GRID_PAD
-    step = _step_of(file)
-    return SampleSheet(
-        step, weights, jpeg_picture(rgb[:side, :side], f"Samples at step {step}", _SHEET_QUALITY)
-    )
-
-
-def _line(log: Sequence[Mapping[str, float]], name: str, key: str) -> Line:
-    points = [(line["step"], line[key]) for line in log if key in line]
-    return Line(name, tuple(step for step, _ in points), tuple(value for _, value in points))
-
-
 def _figures(store: Store, manifest: Manifest | None) -> tuple[Figure, ...]:
     files = {file.name: file for receipt in manifest.parts for file in receipt.files} if manifest else {}
     figures = []
@@ -259,7 +153,7 @@ def _figures(store: Store, manifest: Manifest | None) -> tuple[Figure, ...]:
         if manifest is None or stem == name or f"{stem}.png" not in files:
             continue
         about = json.loads(read_part(store, manifest.address, file))
-        picture = _sheet(store, manifest, files[f"{stem}.png"], about["title"])
+        picture = sheet_picture(store, manifest, files[f"{stem}.png"], about["title"])
         figures.append(Figure(about["title"], about["caption"], picture, about["seed"], about["weights"]))
     return tuple(figures)
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from dcgan_core.report.content import Confusion, Content
+from dcgan_core.report.content import Confusion, Content, Training
 from dcgan_core.report.curves import curves_svg
 
 MAX_CLASSES = 20
@@ -21,14 +21,25 @@ def render(content: Content, artifacts: str) -> str:
 
     All text is escaped: captions, reasons and class names come from outside.
     """
-    curves = {}
-    if training := content.training:
-        curves = {
-            "losses": Markup(curves_svg("losses", training.losses)),  # noqa: S704
-            "verdicts": Markup(curves_svg("verdicts", training.verdicts, limits=(-0.02, 1.02))),  # noqa: S704
-        }
+    curves = _curves(content.training) if content.training else {}
     template = environment().get_template("page.html.j2")
     return template.render(content=content, artifacts=artifacts, curves=curves, max_classes=MAX_CLASSES)
+
+
+def _curves(training: Training) -> dict[str, Markup]:
+    """The figures that have points."""
+    best = training.best
+    drawn = {
+        "losses": (training.losses, (None, None), None),
+        "verdicts": (training.verdicts, (-0.02, 1.02), None),
+        "score": ((training.score,), (None, None), (best.step, best.value) if best else None),
+        "diversity": ((training.diversity,), (0.0, None), None),
+    }
+    return {
+        name: Markup(curves_svg(name, lines, limits, mark))  # noqa: S704
+        for name, (lines, limits, mark) in drawn.items()
+        if any(line.steps for line in lines)
+    }
 
 
 def environment() -> Environment:
