@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from uuid import UUID
@@ -23,13 +22,13 @@ from prefect.logging import get_run_logger
 
 from dcgan_core.artifacts import Manifest, PartFile, read_manifest, read_part
 from dcgan_core.images import data_uri
+from dcgan_core.progress import Pace, in_words
 from dcgan_core.stage import Artifact, Stage
 from dcgan_core.storage import Store
 
 _UPDATE_SECONDS = 2.0
 _LOG_SECONDS = 15.0
 _PICTURE_SECONDS = 30.0
-_PACE_SECONDS = 10.0
 SAMPLES = "samples"
 """Where a training puts pictures while it goes on."""
 _PAGES = {"gallery": "Gallery of near duplicates", "report": "Report"}
@@ -47,7 +46,7 @@ class ProgressArtifact:
         self._stage, self._store, self._clock = stage, store, clock
         self._id: UUID | None = None
         self._shown, self._logged, self._looked = 0.0, clock(), clock()
-        self._pace = _Pace()
+        self._pace = Pace()
         self._pictures: dict[str, tuple[str, UUID]] = {}
         """By artifact key: the file that is shown, and where."""
 
@@ -56,10 +55,12 @@ class ProgressArtifact:
 
     def __call__(self, done: float, total: float, note: str) -> None:
         now = self._clock()
-        left = self._pace.left(done, total, now)
+        self._pace.see(done, total, now)
         if self._id is not None and now - self._shown < _UPDATE_SECONDS and done < total:
             return
         self._shown = now
+        seconds = self._pace.seconds_left(now)
+        left = f"about {in_words(seconds)} left" if seconds else ""
         parts = (f"{self._stage.artifact}: {done:,.0f} of {total:,.0f} {self._stage.unit}", note, left)
         text = "  ".join(part for part in parts if part)
         if now - self._logged >= _LOG_SECONDS:
@@ -110,28 +111,6 @@ class ProgressArtifact:
     ) -> None:
         if self._id is not None and error is None:
             update_progress_artifact(self._id, 100.0, description=f"{self._stage.artifact}: done")
-
-
-@dataclass
-class _Pace:
-    """How long the rest will take, going by how it went since the first report with this total."""
-
-    total: float = -1.0
-    first: float = 0.0
-    began: float = 0.0
-
-    def left(self, done: float, total: float, now: float) -> str:
-        """In words; nothing where it is too early to say."""
-        if total != self.total or done < self.first:
-            self.total, self.first, self.began = total, done, now
-        elapsed, made = now - self.began, done - self.first
-        if elapsed < _PACE_SECONDS or made <= 0 or done >= total:
-            return ""
-        seconds = (total - done) * elapsed / made
-        for length, unit, digits in ((1, "s", 0), (60, "min", 0), (3600, "h", 1)):
-            if seconds < 90 * length:
-                return f"about {seconds / length:.{digits}f} {unit} left"
-        return f"about {seconds / 86400:.1f} days left"
 
 
 def _newest(names: Sequence[str]) -> str:

@@ -23,7 +23,7 @@ class Report(Stage):
 
     artifact: ClassVar[str] = "report"
     flow: ClassVar[str] = "report"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     unit: ClassVar[str] = "pages"
 
     config: PipelineConfig

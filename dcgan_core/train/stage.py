@@ -79,6 +79,7 @@ class Train(Stage):
     def train(self, store: Store, key: str, runtime: Runtime, progress: Progress = silent) -> Receipt:
         """Train under any runtime; all ranks call it, rank 0's receipt counts."""
         from dcgan_core.shard.reader import open_shards
+        from dcgan_core.train import checkpoint
         from dcgan_core.train.data import check_labels, place_pixels
         from dcgan_core.train.extend import take_over
         from dcgan_core.train.loop import steps_of, train
@@ -99,6 +100,8 @@ class Train(Stage):
         steps = steps_of(self.config, len(shards))
         if runtime.rank == 0:
             take_over(job, steps)
+            reached = max((each.step for each in checkpoint.saved(store, self.address)), default=0)
+            progress(reached, steps, f"going on from step {reached:,}" if reached else "")
         runtime.barrier()
         run = train(pixels, job)
         counts = {
