@@ -27,7 +27,7 @@ from dcgan_core.train.noise import (
     draw_uniform,
     salted,
 )
-from dcgan_core.train.outputs import draw_grids, save, write_log
+from dcgan_core.train.outputs import draw_grids, prune, save, write_log
 from dcgan_core.train.runtime import Runtime, autocast_dtype
 from dcgan_core.train.schedule import Update, rate_share, update_of
 from dcgan_core.train.state import Job, Run, begin, restore, resume
@@ -60,6 +60,9 @@ def train(pixels: Pixels, job: Job) -> Run:
             checkpoint.drop_others(job.store, job.address, job.key)
         job.runtime.barrier()
         resume(run, job)
+        job.runtime.barrier()  # nobody reads any more
+        if job.runtime.rank == 0:
+            prune(run, job, run.best.get("step"))  # a kill may have left too many
         judge = _first_look(pixels, job)
         while trouble := _run(run, pixels, job, judge, writer):
             run = _answered(run, trouble, job, writer)

@@ -47,15 +47,20 @@ def save(run: Run, job: Job, curves: Curves | None, writer: Writer) -> None:
     def write() -> None:
         shown = [file.model_dump() for file in run.samples]
         written = checkpoint.save(job.store, job.address, step, tensors, {**facts, "samples": shown})
-        known = [*(each for each in run.checkpoints if each.step != step), written]
-        latest = [each.step for each in known][-job.config.keep_checkpoints :]
-        run.checkpoints = [each for each in known if each.step in latest or each.step == best]
-        checkpoint.keep(job.store, job.address, [each.step for each in run.checkpoints])
+        run.checkpoints = [*(each for each in run.checkpoints if each.step != step), written]
+        prune(run, job, best)
         write_part(job.store, job.address, LOG, log, is_data=False)
         if curves:
             curves.flush(step)
 
     writer.submit(write)
+
+
+def prune(run: Run, job: Job, best: float | None) -> None:
+    """Delete all checkpoints but the latest, and that of the step ``best``."""
+    latest = [each.step for each in run.checkpoints][-job.config.keep_checkpoints :]
+    run.checkpoints = [each for each in run.checkpoints if each.step in latest or each.step == best]
+    checkpoint.keep(job.store, job.address, [each.step for each in run.checkpoints])
 
 
 def write_log(run: Run, job: Job) -> PartFile:
