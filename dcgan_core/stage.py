@@ -114,6 +114,9 @@ class Stage(ABC):
     def finish(self, store: Store, receipts: Sequence[Receipt]) -> Summary:
         """Counts of the whole artifact; raises where nothing usable is left."""
 
+    def refreshed(self, store: Store) -> None:  # noqa: B027
+        """Called when what was there has been deleted because it is wanted anew."""
+
     def settle(self, store: Store) -> None:  # noqa: B027
         """Called whenever the artifact is there, made now or long ago; for what points to the newest run."""
 
@@ -257,6 +260,7 @@ def run(
     store.check_writable()
     if refresh:
         remove(store, address)
+        stage.refreshed(store)
     else:
         store.delete(f"{address.path}/manifest.json")  # made from inputs that have changed since
     parts = stage.plan(store)

@@ -24,4 +24,4 @@ def scaled(pixels_N3HW: Tensor, channels: int, data_range: tuple[float, float] =
     if channels == 1:
         red, green, blue = x_NCHW.split(1, dim=1)
         x_NCHW = red * LUMA[0] + green * LUMA[1] + blue * LUMA[2]
-    return x_NCHW.div_(255.0 / (white - black)).add_(black)
+    return x_NCHW.div(255.0 / (white - black)).add_(black)

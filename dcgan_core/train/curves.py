@@ -12,10 +12,12 @@ from dcgan_core.artifacts import Address
 from dcgan_core.storage import Store
 
 FOLDER = "tensorboard"
+Points = tuple[list[tuple[str, float, int]], list[tuple[str, bytes, int]]]
+"""Numbers and pictures: name, value, step."""
 
 
 class Curves:
-    """Points that are kept until ``flush`` writes them, whole, as one more event file named by its step.
+    """Points that are kept until they are written, whole, as one more event file named by its step.
 
     TensorBoard's own writer appends from a thread, which object stores and full disks do not take.
     """
@@ -38,10 +40,15 @@ class Curves:
         """One picture of a series."""
         self._pictures += [(f"samples/{name}", png, step)] if self._installed else []
 
-    def flush(self, step: int) -> None:
-        """Let others see what there is."""
-        numbers, self._numbers = self._numbers, []
-        pictures, self._pictures = self._pictures, []
+    def take(self) -> Points:
+        """What has come since the last time."""
+        points = (self._numbers, self._pictures)
+        self._numbers, self._pictures = [], []
+        return points
+
+    def write(self, step: int, points: Points) -> None:
+        """Let others see it."""
+        numbers, pictures = points
         if not (numbers or pictures):
             return
         from torch.utils.tensorboard import SummaryWriter

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from dcgan_core.artifacts import FOLDER, Address
 from dcgan_core.train import checkpoint
 from dcgan_core.train.checkpoint import Saved
@@ -9,25 +11,43 @@ from dcgan_core.train.state import Job
 
 
 def take_over(job: Job, steps: int) -> int:
-    """Copy the newest checkpoint of a run over the same data with the same settings but its length, where
-    there is one of at most ``steps`` and none here; returns its step, 0 where there was none.
+    """Copy the newest checkpoint, and the best by then, of a run over the same data with the same settings
+    but its length, where there is one of at most ``steps`` and none here; returns its step, 0 without one.
 
     The weights are then those of a straight run; the log has one more line, that of the shorter run's end.
     """
     store = job.store
-    if checkpoint.saved(store, job.address):
+    if store.exists(anew(job.address)) or reached(job):
         return 0
     found: list[tuple[int, str, Address, Saved]] = []
     for name in store.names(f"{FOLDER}/{job.address.artifact}"):
         address = Address(job.address.artifact, name)
         for each in checkpoint.saved(store, address) if address != job.address else []:
             alike = each.facts.get("key") == job.key and each.facts.get("settings") == job.settings
-            if alike and each.step <= steps:
+            # A run scores its last step whatever the interval; a longer one would not have.
+            on_time = each.facts.get("best", {}).get("step", 0) % job.config.score_every == 0
+            if alike and on_time and each.step <= steps:
                 found.append((each.step, name, address, each))
     if not found:
         return 0
     step, _, address, newest = max(found, key=lambda each: each[:2])
-    pictures = [file["name"] for file in newest.facts["samples"]]
-    for name in [*pictures, *(file.name for file in newest.files)]:  # state.json is the last of them
-        store.copy(address.part_path(name), job.address.part_path(name))
-    return step
+    best = newest.facts["best"].get("step")
+    files = [file["name"] for file in newest.facts["samples"]]
+    for each in checkpoint.saved(store, address):
+        files += [file.name for file in each.files] if each.step == best != step else []
+    with suppress(FileNotFoundError):  # the other run has gone on and pruned it
+        for name in [*files, *(file.name for file in newest.files)]:  # state.json is the last of them
+            store.copy(address.part_path(name), job.address.part_path(name))
+        return step
+    return 0
+
+
+def reached(job: Job) -> int:
+    """The step of the newest checkpoint of this work that is here; 0 where there is none."""
+    mine = [each for each in checkpoint.saved(job.store, job.address) if each.facts.get("key") == job.key]
+    return max((each.step for each in mine), default=0)
+
+
+def anew(address: Address) -> str:
+    """A mark that nothing is to be taken over: the run was asked for anew, whatever is there."""
+    return f"{address.path}/anew"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -12,7 +14,7 @@ from dcgan_core.models.dcgan import Discriminator, Generator, build, classes_in_
 from dcgan_core.models.inputs import to_inputs
 from dcgan_core.models.norms import batch_statistics, recalibrated
 from dcgan_core.models.weights import to_uint8
-from dcgan_core.shard.order import Indices
+from dcgan_core.shard.order import Indices, balanced
 from dcgan_core.train import quality
 from dcgan_core.train.data import Pixels
 from dcgan_core.train.noise import GRID, SCORE, draw_batch_z
@@ -41,7 +43,7 @@ class Judge:
         self._real_diversity, self._real_saturation = quality.diversity(few), quality.saturation(few)
         if self._real_diversity == 0:
             raise NoUsableData(
-                "train", {"alike": len(pixels)}, "All images looked at are equal; look at the shards' source."
+                "train", {"alike": len(few)}, "All images looked at are equal; look at the shards' source."
             )
         self._yardstick: Discriminator | None = None
         self._real_features_NF: Tensor | None = None
@@ -75,10 +77,10 @@ class Judge:
     def _fixed_net(self) -> Discriminator:
         """D as it was before its first step: trained D's change, and so would what a distance means."""
         if self._yardstick is None:
-            net = build(self._job.spec, self._job.seed)[1].to(self._job.runtime.device)
-            label_N = classes_in_turn(self._job.spec, len(self._real_NCHW), self._job.runtime.device)
+            blind = replace(self._job.spec, classes=0)  # images are compared, not what they are called
+            net = build(blind, self._job.seed)[1].to(self._job.runtime.device)
             self._yardstick = recalibrated(
-                net, [self._real_NCHW], lambda net, x_NCHW: net.feature_maps(x_NCHW, label_N)
+                net, [self._real_NCHW], lambda net, x_NCHW: net.feature_maps(x_NCHW)
             )
             self._real_features_NF = self._features(self._yardstick, self._real_NCHW)
         return self._yardstick
@@ -86,11 +88,9 @@ class Judge:
     @torch.no_grad()
     def _features(self, net: Discriminator, images_NCHW: Tensor) -> Tensor:
         """All maps of a net, each averaged to 2x2: (N, 4 x filters)."""
-        label_N = classes_in_turn(self._job.spec, len(images_NCHW), self._job.runtime.device)
         parts = []
         for start in range(0, len(images_NCHW), _CHUNK):
-            labels = None if label_N is None else label_N[start : start + _CHUNK]
-            maps = net.feature_maps(images_NCHW[start : start + _CHUNK], labels)
+            maps = net.feature_maps(images_NCHW[start : start + _CHUNK])
             parts.append(torch.cat([F.adaptive_avg_pool2d(_as_map(each), 2).flatten(1) for each in maps], 1))
         return torch.cat(parts)
 
@@ -103,13 +103,11 @@ class Judge:
         job = self._job
         z_NZ = draw_batch_z(job.spec, job.seed, stream, count).to(job.runtime.device)
         label_N = classes_in_turn(job.spec, count, job.runtime.device)
+        drawn = []
         with batch_statistics(net):
-            drawn = [
-                net(
-                    z_NZ[start : start + _CHUNK], None if label_N is None else label_N[start : start + _CHUNK]
-                )
-                for start in range(0, count, _CHUNK)
-            ]
+            for part in balanced(count, -(-count // _CHUNK)):  # of equal size: none of one or two images
+                few = slice(part.start, part.stop)
+                drawn.append(net(z_NZ[few], None if label_N is None else label_N[few]))
         return _centred(torch.cat(drawn).float(), job)
 
 

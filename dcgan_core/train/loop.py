@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import numpy as np
 from torch import Tensor
 
 from dcgan_core.config import TrainConfig
-from dcgan_core.errors import TrainingDiverged, TrainingStopped
+from dcgan_core.errors import TrainingDiverged, TrainingStopped, TransientError
 from dcgan_core.shard.order import Indices, Sampler, balanced, state_after
 from dcgan_core.train import checkpoint
 from dcgan_core.train.augment import noise_size
@@ -62,7 +63,7 @@ def train(pixels: Pixels, job: Job) -> Run:
         resume(run, job)
         job.runtime.barrier()  # nobody reads any more
         if job.runtime.rank == 0:
-            prune(run, job, run.best.get("step"))  # a kill may have left too many
+            prune(run, job, run.best.get("step"), run.health.healthy_step)  # a kill may have left too many
         judge = _first_look(pixels, job)
         while trouble := _run(run, pixels, job, judge, writer):
             run = _answered(run, trouble, job, writer)
@@ -77,15 +78,15 @@ def _first_look(pixels: Pixels, job: Job) -> Judge | None:
     """Rank 0's judge, with the images that are kept out of training or, if none are, the first ones."""
     if job.runtime.rank != 0:
         return None
-    count, kept = len(pixels), min(job.config.held_out, len(pixels))
-    numbers = np.arange(count - kept, count) if kept else np.arange(min(count, job.config.score_images))
+    first = len(pixels) - job.config.held_out if job.config.held_out else 0
+    numbers = np.arange(first, len(pixels))[: job.config.score_images]
     return Judge(pixels, numbers, job)
 
 
 def _run(run: Run, pixels: Pixels, job: Job, judge: Judge | None, writer: Writer) -> Trouble | None:
     """From where the run is to its end, or to what is wrong with it."""
     config, runtime = job.config, job.runtime
-    samples = len(pixels) - min(config.held_out, len(pixels) - 1)
+    samples = len(pixels) - config.held_out
     steps, began, first = steps_of(config, samples), time.monotonic(), run.step
     recipe = Recipe(
         job.spec, config.objective, config.augment, autocast_dtype(config.precision, runtime.device)
@@ -115,7 +116,7 @@ def _run(run: Run, pixels: Pixels, job: Job, judge: Judge | None, writer: Writer
                 _log(run, steps, (run.step - first) * config.batch_size / run.seconds, job, curves)
             if judge and curves and (run.step % config.sample_every == 0 or last):
                 draw_grids(run, job, judge, curves, writer)
-            retry = writer.postponed and run.step % config.log_every == 0
+            retry = writer.postponed and run.step % config.check_every == 0  # never what was not checked
             if run.step % config.checkpoint_every == 0 or last or best or stopping or retry:
                 save(run, job, curves, writer)
             writer.look()
@@ -213,7 +214,7 @@ def _score(run: Run, judge: Judge | None, job: Job) -> bool:
     scores = dict(zip(found, job.runtime.from_first(list(found.values())), strict=True))
     run.vitals = {**run.vitals, **scores}
     value = scores[job.config.best_by]
-    if run.best and value >= run.best["value"]:
+    if not value < run.best.get("value", math.inf):
         return False
     run.best = {"step": run.step, "value": value}
     return True
@@ -252,8 +253,10 @@ def _answered(run: Run, trouble: Trouble, job: Job, writer: Writer) -> Run:
     config, runtime = job.config, job.runtime
     if config.on_trouble == "stop" or len(run.rollbacks) >= config.max_rollbacks:
         if runtime.rank == 0:
-            writer.settle(final=True)
-            write_log(run, job)
+            with suppress(TransientError):  # what is wrong with the run is what shall be read
+                writer.settle(final=True)
+                write_log(run, job)
+        runtime.barrier()
         curve = [line[trouble.metric] for line in run.log if trouble.metric in line]
         last = (*curve[-7:], trouble.value)
         raise TrainingDiverged(trouble.step, trouble.metric, trouble.words, last, len(run.rollbacks))

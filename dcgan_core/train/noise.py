@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from dcgan_core.models.specs import NetSpec
 
 # Streams beside that of the training steps; a step's number never reaches them.
-GRID, RECALIBRATION, SCORE, PARTNERS = 2**40, 2**41, 2**42, 2**43
+GRID, RECALIBRATION, SCORE = 2**40, 2**41, 2**42
 AUGMENT_REAL, AUGMENT_FAKE, AUGMENT_ANSWER = (2**60 + number * 2**50 for number in range(3))
 """Augmentation of real images, of fakes that D learns on, and of fakes that G learns on."""
 
@@ -30,11 +29,6 @@ def draw_batch_z(spec: NetSpec, seed: int, step: int, batch_size: int) -> Tensor
 def draw_uniform(seed: int, stream: int, batch_size: int, columns: int) -> Tensor:
     """(batch_size, columns) float32 in [0, 1), for augmentation."""
     return torch.from_numpy(_stream(seed, stream).random((batch_size, columns), dtype=np.float32))
-
-
-def draw_labels(seed: int, stream: int, batch_size: int, classes: int) -> NDArray[np.int64]:
-    """Classes in turn, every one equally often, then shuffled: (batch_size,)."""
-    return _stream(seed, stream).permutation(np.arange(batch_size) % classes)
 
 
 def salted(seed: int, attempt: int) -> int:

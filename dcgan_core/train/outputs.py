@@ -42,24 +42,27 @@ def save(run: Run, job: Job, curves: Curves | None, writer: Writer) -> None:
         return
     writer.settle()  # one copy of the state at a time
     step, tensors, facts, best = run.step, snapshot(run), facts_of(run, job), run.best.get("step")
-    log = _log_bytes(run)
+    log, healthy, points = _log_bytes(run), run.health.healthy_step, curves.take() if curves else None
 
     def write() -> None:
         shown = [file.model_dump() for file in run.samples]
         written = checkpoint.save(job.store, job.address, step, tensors, {**facts, "samples": shown})
         run.checkpoints = [*(each for each in run.checkpoints if each.step != step), written]
-        prune(run, job, best)
+        prune(run, job, best, healthy)
         write_part(job.store, job.address, LOG, log, is_data=False)
-        if curves:
-            curves.flush(step)
+        if curves and points:
+            curves.write(step, points)
 
     writer.submit(write)
 
 
-def prune(run: Run, job: Job, best: float | None) -> None:
-    """Delete all checkpoints but the latest, and that of the step ``best``."""
-    latest = [each.step for each in run.checkpoints][-job.config.keep_checkpoints :]
-    run.checkpoints = [each for each in run.checkpoints if each.step in latest or each.step == best]
+def prune(run: Run, job: Job, best: float | None, healthy: int) -> None:
+    """Delete all checkpoints but the latest, that of the step ``best``, and the newest that is not after
+    the step ``healthy``: a sign of trouble becomes certain only later."""
+    steps = [each.step for each in run.checkpoints]
+    wanted = {*steps[-job.config.keep_checkpoints :], best}
+    wanted.add(max((step for step in steps if step <= healthy), default=None))
+    run.checkpoints = [each for each in run.checkpoints if each.step in wanted]
     checkpoint.keep(job.store, job.address, [each.step for each in run.checkpoints])
 
 

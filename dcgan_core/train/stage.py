@@ -79,9 +79,8 @@ class Train(Stage):
     def train(self, store: Store, key: str, runtime: Runtime, progress: Progress = silent) -> Receipt:
         """Train under any runtime; all ranks call it, rank 0's receipt counts."""
         from dcgan_core.shard.reader import open_shards
-        from dcgan_core.train import checkpoint
         from dcgan_core.train.data import check_labels, place_pixels
-        from dcgan_core.train.extend import take_over
+        from dcgan_core.train.extend import anew, reached, take_over
         from dcgan_core.train.loop import steps_of, train
         from dcgan_core.train.outputs import finish
         from dcgan_core.train.state import Job
@@ -94,14 +93,19 @@ class Train(Stage):
             store, manifest, spec.size, max_bad=self.config.max_bad, true_labels=spec.classes > 0
         )
         check_labels(shards, spec)
+        if self.config.held_out and not 2 <= self.config.held_out <= len(shards) - 2:
+            raise ConfigError(
+                f"train.held_out is {self.config.held_out} and there are {len(shards)} images in the shards: "
+                "hold out at least two and leave at least two to train on, or set it to 0"
+            )
         pixels = place_pixels(shards, self.config.data, runtime, progress)
         work = f"{self.version} {manifest.content}"
         job = Job(self.config, spec, self.seed, store, self.address, work, runtime)
-        steps = steps_of(self.config, len(shards))
+        steps = steps_of(self.config, len(shards) - self.config.held_out)
         if runtime.rank == 0:
             take_over(job, steps)
-            reached = max((each.step for each in checkpoint.saved(store, self.address)), default=0)
-            progress(reached, steps, f"going on from step {reached:,}" if reached else "")
+            step = reached(job)
+            progress(step, steps, f"going on from step {step:,}" if step else "")
         runtime.barrier()
         run = train(pixels, job)
         counts = {
@@ -116,10 +120,16 @@ class Train(Stage):
         if runtime.rank == 0:
             facts = {"seed": self.seed, "config": self.settings(), "counts": counts}
             files = finish(run, job, {**facts, "rollbacks": run.rollbacks})
+            store.delete(anew(self.address))
         if shards.bad:  # as far as this rank has met them, in this life of the run
             counts["unreadable"] = len(shards.bad)
         metrics = {**(run.log[-1] if run.log else {}), **{f"best_{k}": v for k, v in run.best.items()}}
         return Receipt(part=0, key=key, files=tuple(files), counts=counts, metrics=metrics)
+
+    def refreshed(self, store: Store) -> None:
+        from dcgan_core.train.extend import anew
+
+        store.write_bytes(anew(self.address), b"")
 
     def finish(self, store: Store, receipts: Sequence[Receipt]) -> Summary:
         return Summary(counts=receipts[0].counts, metrics=receipts[0].metrics)

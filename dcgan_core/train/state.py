@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +28,8 @@ from dcgan_core.train.runtime import Runtime
 from dcgan_core.train.step import Pair, Player, Seen, adam
 
 Line = dict[str, float]
+OF_NETS = ("net", "size", "width", "z_size", "channels", "d_activation", "spectral_norm")
+"""Fields that describe the nets: what counts is the nets that they mean."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,11 @@ class Job:
     def settings(self) -> dict[str, Any]:
         """What a checkpoint's settings are compared with. A longer run goes on from a shorter one's
         checkpoint, unless the learning rate depends on the length."""
-        unimportant = {"result", "score_every", *(() if self.config.decay else ("steps", "epochs"))}
-        values = {name: value for name, value in self.config.identity().items() if name not in unimportant}
-        return {**values, "seed": self.seed}
+        left_out = {"result", *OF_NETS, *(() if self.config.decay else ("steps", "epochs"))}
+        left_out |= {"epochs"} if self.config.steps else set()
+        values = {name: value for name, value in self.config.identity().items() if name not in left_out}
+        spec = json.loads(json.dumps(self.spec.to_json()))  # as it comes out of a checkpoint
+        return {**values, "seed": self.seed, **{f"spec.{name}": value for name, value in spec.items()}}
 
 
 @dataclass
@@ -169,6 +174,8 @@ def restore(run: Run, job: Job, earlier: list[Saved]) -> bool:
         if tensors is not None:
             _put_back(run, job, found, tensors)
             run.checkpoints = earlier[: place + 1]
+            if run.best.get("step") not in [each.step for each in run.checkpoints]:
+                run.best = {}  # its checkpoint is gone: the next score is the best again
             return True
     return False
 

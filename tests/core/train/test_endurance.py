@@ -29,7 +29,7 @@ from dcgan_core.shard.order import Indices
 from dcgan_core.storage import Store
 from dcgan_core.train import checkpoint
 from dcgan_core.train.data import in_memory
-from dcgan_core.train.extend import take_over
+from dcgan_core.train.extend import anew, take_over
 from dcgan_core.train.loop import train
 from dcgan_core.train.outputs import finish
 from dcgan_core.train.runtime import LocalRuntime
@@ -236,7 +236,7 @@ def test_a_store_that_stays_away_ends_the_run_where_it_can_go_on(
     tmp_path: Path, remote: Store, proxy: FaultyProxy
 ) -> None:
     straight = trained(Store(str(tmp_path / "straight")), config())[1]
-    with pytest.raises(StorageError, match="checkpoints/step-0000000"):
+    with pytest.raises(StorageError, match="put_object failed 2 times"):
         trained(remote, config(sample_every=100), runtime=refusing(proxy, times=10_000, at=5))
     proxy.inject()
     assert saved_steps(remote) in ([2], [2, 4])  # the last one was being written
@@ -311,10 +311,10 @@ def job(store: Store, chosen: TrainConfig, address: Address = ADDRESS) -> Job:
 
 
 def test_a_longer_run_goes_on_from_a_shorter_one_with_the_same_settings(tmp_path: Path) -> None:
-    straight = trained(Store(str(tmp_path / "straight")), config(steps=12))[1]
+    straight = trained(Store(str(tmp_path / "straight")), config(steps=12, score_every=4))[1]
     store = Store(str(tmp_path / "root"))
-    trained(store, config(steps=8), address=OTHER)
-    longer = job(store, config(steps=12))
+    trained(store, config(steps=8, score_every=4), address=OTHER)
+    longer = job(store, config(steps=12, score_every=4))
     assert take_over(longer, 12) == 8
     assert take_over(longer, 12) == 0  # there is one here now
     ended = train(in_memory(pixels(), CPU.device), longer)
@@ -345,3 +345,72 @@ def test_images_that_are_held_out_are_scored_on_and_never_trained_on(store: Stor
 
     trained(store, config(schedule="both", held_out=5, steps=10), Watched(after=1000))
     assert shown == set(range(15))
+
+
+def test_the_best_step_is_taken_over_with_the_newest(tmp_path: Path) -> None:
+    changes = {"score_every": 2, "learning_rate": 0.02, "keep_checkpoints": 1}
+    straight, expected = trained(Store(str(tmp_path / "straight")), config(steps=20, **changes))
+    store = Store(str(tmp_path / "root"))
+    shorter, _ = trained(store, config(steps=16, **changes), address=OTHER)
+    longer = job(store, config(steps=20, **changes))
+    assert take_over(longer, 20) == 16
+    assert shorter.best["step"] < 16, "choose another rate: the best is the newest"
+    ended = train(in_memory(pixels(), CPU.device), longer)
+    hashes = {file.name: file.sha256 for file in finish(ended, longer, {})}
+    assert ended.best == straight.best
+    assert hashes["best/generator.safetensors"] == expected["best/generator.safetensors"]
+
+
+def test_a_best_step_that_a_straight_run_would_not_have_scored_is_not_taken_over(store: Store) -> None:
+    trained(store, config(steps=8, score_every=5), address=OTHER)  # scored at 5 and, being the end, at 8
+    found = {each.step: each.facts["best"].get("step", 0) for each in checkpoint.saved(store, OTHER)}
+    taken = take_over(job(store, config(steps=12, score_every=5)), 12)
+    assert taken == max((step for step, best in found.items() if best % 5 == 0), default=0)
+
+
+def test_a_run_that_is_wanted_anew_takes_nothing_over(store: Store) -> None:
+    trained(store, config(steps=8, score_every=4), address=OTHER)
+    store.write_bytes(anew(ADDRESS), b"")
+    assert take_over(job(store, config(steps=12, score_every=4)), 12) == 0
+    store.delete(anew(ADDRESS))
+    assert take_over(job(store, config(steps=12, score_every=4)), 12) == 8
+
+
+def test_a_checkpoint_from_before_the_first_sign_is_kept_until_it_is_certain(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dcgan_core.train import judge
+
+    looks = iter([0.5] * 5 + [0.01] * 100)
+    monkeypatch.setattr(
+        judge.Judge, "vitals", lambda self, run: {"diversity": next(looks), "saturation": 0.0}
+    )
+    chosen = config(steps=20, check_every=1, checkpoint_every=1, keep_checkpoints=1, grace=0, max_rollbacks=1)
+    with pytest.raises(TrainingDiverged, match="samples differ from one another by less than 5 %"):
+        trained(store, chosen)
+    # trouble began at 6 and was certain at 8: back to 5, whose state was sound
+    state = json.loads(store.read_bytes(ADDRESS.part_path(f"checkpoints/step-{5:08d}/state.json")))
+    assert state["health"]["healthy_step"] == 5
+
+
+@pytest.mark.parametrize("count", [3, 65, 129, 257])
+def test_any_number_of_images_can_be_scored(count: int, store: Store) -> None:
+    ended, _ = trained(store, config(steps=2, score_every=1), pixels(count))
+    assert {"nearest", "kernel"} <= set(ended.log[-1])
+
+
+def test_a_default_that_is_written_out_does_not_refuse_to_go_on(store: Store) -> None:
+    with pytest.raises(CutOff):
+        trained(store, config(), runtime=cut_off_after(5))
+    assert trained(store, config(channels=3, z_size=100, epochs=7))[0].step == 8
+
+
+def test_the_best_is_forgotten_with_its_checkpoint(store: Store) -> None:
+    chosen = config(score_every=2, steps=8, keep_checkpoints=5)
+    with pytest.raises(CutOff):
+        trained(store, chosen, runtime=cut_off_after(7))
+    best = max(each.facts["best"]["step"] for each in checkpoint.saved(store, ADDRESS))
+    if best < saved_steps(store)[-1]:
+        store.delete(ADDRESS.part_path(f"checkpoints/step-{best:08d}"))
+    ended, _ = trained(store, chosen)
+    assert ended.best["step"] in saved_steps(store)
