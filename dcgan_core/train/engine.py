@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
 
 from dcgan_core.train.runtime import Runtime
 from dcgan_core.train.schedule import Update
@@ -56,7 +55,7 @@ class Engine:
         torch.cuda.current_stream().wait_stream(stream)
 
     def _capture(self, which: Update, inputs: Inputs) -> tuple[torch.cuda.CUDAGraph, Inputs]:
-        static = Inputs(**{name: _like(value) for name, value in inputs.tensors().items()})
+        static = Inputs(**{name: value.clone() for name, value in inputs.tensors().items()})
         for player in (self.pair.generator, self.pair.discriminator):
             player.optimiser.zero_grad(set_to_none=True)  # gradients shall lie in the graph's own memory
         graph = torch.cuda.CUDAGraph()
@@ -64,7 +63,3 @@ class Engine:
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             self._update(which, static)
         return graph, static
-
-
-def _like(value: Tensor) -> Tensor:
-    return torch.empty_like(value).copy_(value)
