@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from dcgan_core.config import TrainConfig
@@ -56,6 +57,8 @@ def train(pixels: Pixels, job: Job) -> Run:
     under other settings, and NoUsableData where all images are equal.
     """
     run, writer = begin(job), Writer()
+    tried = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True  # shapes do not change: a GPU's fastest convolutions are found once
     try:
         if job.runtime.rank == 0:
             checkpoint.drop_others(job.store, job.address, job.key)
@@ -69,6 +72,7 @@ def train(pixels: Pixels, job: Job) -> Run:
             run = _answered(run, trouble, job, writer)
         writer.settle(final=True)
     finally:
+        torch.backends.cudnn.benchmark = tried
         writer.close()
     job.runtime.barrier()
     return run
