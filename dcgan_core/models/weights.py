@@ -325,7 +325,7 @@ def _of_checkpoint(fs: fsspec.AbstractFileSystem, top: str) -> Model:
             "of the run, or look at the grids it draws as it goes (samples/)"
         )
     spec = _spec((about | state)["spec"], top)
-    batch_size = int(about.get("config", {}).get("batch_size", 128))
+    batch_size = int({**about.get("config", {}), **state.get("settings", {})}.get("batch_size", 128))
     hashes = {file["name"].rpartition("/")[2]: file["sha256"] for file in state["files"]}
 
     def filled(net: Net, kind: str) -> Net:

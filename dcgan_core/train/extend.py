@@ -7,7 +7,7 @@ from contextlib import suppress
 from dcgan_core.artifacts import FOLDER, Address
 from dcgan_core.train import checkpoint
 from dcgan_core.train.checkpoint import Saved
-from dcgan_core.train.state import Job
+from dcgan_core.train.state import Job, differences
 
 
 def take_over(job: Job, steps: int) -> int:
@@ -46,6 +46,25 @@ def reached(job: Job) -> int:
     """The step of the newest checkpoint of this work that is here; 0 where there is none."""
     mine = [each for each in checkpoint.saved(job.store, job.address) if each.facts.get("key") == job.key]
     return max((each.step for each in mine), default=0)
+
+
+def passed_over(job: Job) -> str:
+    """In words, the run over the same data that stopped last before its end and is not gone on from, with
+    the settings in which it differs; empty where there is none."""
+    found: list[tuple[int, Address, Saved]] = []
+    for name in job.store.names(f"{FOLDER}/{job.address.artifact}"):
+        address = Address(job.address.artifact, name)
+        if address != job.address and not job.store.exists(f"{address.path}/manifest.json"):
+            found += [(each.step, address, each) for each in checkpoint.saved(job.store, address)]
+    mine = [each for each in found if each[2].facts.get("key") == job.key]
+    if not mine:
+        return ""
+    step, address, newest = max(mine, key=lambda each: (each[0], each[1].fingerprint))
+    changes = differences(newest.facts["settings"], job)
+    shown = "; ".join(f"{name}: {there} -> {here}" for name, there, here in changes)
+    return (
+        f"{address}, at step {step:,}, is another training ({shown}); this one begins anew" if shown else ""
+    )
 
 
 def anew(address: Address) -> str:

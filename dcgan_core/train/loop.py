@@ -50,7 +50,7 @@ def train(pixels: Pixels, job: Job) -> Run:
     """Train to the end, from the latest checkpoint where there is one; rank 0 writes under ``job.address``.
 
     z, augmentation and the order of the data are functions of (seed, step, number of the sample), so a
-    resumed run repeats a straight one bit for bit on the same machine.
+    resumed run repeats a straight one: bit for bit on the same processor, to rounding on a GPU.
 
     Raises TrainingDiverged where the run fails and what ``config.on_trouble`` allows does not help,
     TrainingStopped where it was asked to stop, after saving, ResumeRefused where the checkpoints were made

@@ -80,7 +80,7 @@ class Train(Stage):
         """Train under any runtime; all ranks call it, rank 0's receipt counts."""
         from dcgan_core.shard.reader import open_shards
         from dcgan_core.train.data import check_labels, place_pixels
-        from dcgan_core.train.extend import anew, reached, take_over
+        from dcgan_core.train.extend import anew, passed_over, reached, take_over
         from dcgan_core.train.loop import steps_of, train
         from dcgan_core.train.outputs import finish
         from dcgan_core.train.state import Job
@@ -105,7 +105,7 @@ class Train(Stage):
         if runtime.rank == 0:
             take_over(job, steps)
             step = reached(job)
-            progress(step, steps, f"going on from step {step:,}" if step else "")
+            progress(step, steps, f"going on from step {step:,}" if step else passed_over(job))
         runtime.barrier()
         run = train(pixels, job)
         counts = {

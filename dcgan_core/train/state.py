@@ -195,9 +195,13 @@ def _put_back(run: Run, job: Job, found: Saved, tensors: dict[str, dict[str, Ten
     run.samples = [PartFile(**file) for file in facts["samples"]]
 
 
-def _refuse_others(saved: dict[str, Any], job: Job) -> None:
+def differences(saved: dict[str, Any], job: Job) -> tuple[tuple[str, str, str], ...]:
+    """Settings in which a checkpoint differs from a job: name, there, here."""
     wanted = job.settings
-    differing = sorted(name for name in {*saved, *wanted} if saved.get(name) != wanted.get(name))
-    if differing:
-        changes = tuple((name, str(saved.get(name)), str(wanted.get(name))) for name in differing)
+    names = sorted(name for name in {*saved, *wanted} if saved.get(name) != wanted.get(name))
+    return tuple((name, str(saved.get(name)), str(wanted.get(name))) for name in names)
+
+
+def _refuse_others(saved: dict[str, Any], job: Job) -> None:
+    if changes := differences(saved, job):
         raise ResumeRefused(str(job.address), changes)

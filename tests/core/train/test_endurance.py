@@ -6,7 +6,7 @@ import json
 import shutil
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from dcgan_core.shard.order import Indices
 from dcgan_core.storage import Store
 from dcgan_core.train import checkpoint
 from dcgan_core.train.data import in_memory
-from dcgan_core.train.extend import anew, take_over
+from dcgan_core.train.extend import anew, passed_over, take_over
 from dcgan_core.train.loop import train
 from dcgan_core.train.outputs import finish
 from dcgan_core.train.runtime import LocalRuntime
@@ -334,6 +334,19 @@ def test_nothing_is_taken_over_from_a_run_that_is_not_the_same(change: dict[str,
     assert take_over(job(store, chosen), chosen.steps or 0) == 0
 
 
+def test_an_unfinished_run_with_other_settings_is_named_with_its_differences(store: Store) -> None:
+    with pytest.raises(CutOff):
+        trained(store, config(), address=OTHER, runtime=cut_off_after(5))
+    changed = job(store, config(learning_rate=1e-3))
+    assert passed_over(changed) == (
+        f"{OTHER}, at step 4, is another training (learning_rate: 0.0002 -> 0.001); this one begins anew"
+    )
+    assert passed_over(job(store, config())) == ""  # it is gone on from
+    assert passed_over(replace(changed, key="other images")) == ""
+    store.write_bytes(f"{OTHER.path}/manifest.json", b"{}")  # it has ended
+    assert passed_over(changed) == ""
+
+
 def test_images_that_are_held_out_are_scored_on_and_never_trained_on(store: Store) -> None:
     shown: set[int] = set()
 
@@ -359,6 +372,18 @@ def test_the_best_step_is_taken_over_with_the_newest(tmp_path: Path) -> None:
     hashes = {file.name: file.sha256 for file in finish(ended, longer, {})}
     assert ended.best == straight.best
     assert hashes["best/generator.safetensors"] == expected["best/generator.safetensors"]
+
+
+def test_wanting_the_best_instead_of_the_last_trains_nothing_again(store: Store) -> None:
+    changes = {"steps": 20, "score_every": 2, "learning_rate": 0.02}
+    trained(store, config(**changes), address=OTHER)
+    as_best = job(store, config(**changes, result="best"))
+    assert take_over(as_best, 20) == 20
+    images = WithNaN(after=0)
+    ended = train(images, as_best)
+    assert images.given == 0
+    assert ended.best["step"] < 20, "choose another rate: the last step is the best of this run"
+    assert "last/generator.safetensors" in {file.name for file in finish(ended, as_best, {})}
 
 
 def test_a_best_step_that_a_straight_run_would_not_have_scored_is_not_taken_over(store: Store) -> None:
