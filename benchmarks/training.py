@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import signal
@@ -60,8 +61,8 @@ class TimedPixels:
     """Asked at each step with the moments at which batches were taken so far."""
     moments: list[float] = field(default_factory=list)
     in_background: bool = False
-    looks: int = -(-1000 // 128)
-    """Batches of real images that the run looks at before it begins (``train.score_images``)."""
+    looks: int = 0
+    """Batches of real images that this rank still looks at before the run begins."""
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -104,7 +105,8 @@ def our_moments(
     spec = net_spec(net)
     random = np.random.default_rng(0)
     pixels_N3SS = random.integers(0, 256, (images, 3, spec.size, spec.size), np.uint8)
-    pixels = TimedPixels(in_memory(pixels_N3SS, runtime.device), is_over)
+    looks = math.ceil(config.score_images / 128) if runtime.rank == 0 else 0  # one rank judges for all
+    pixels = TimedPixels(in_memory(pixels_N3SS, runtime.device), is_over, looks=looks)
     with tempfile.TemporaryDirectory(prefix="dcgan-bench-") as folder:
         try:
             train(pixels, Job(config, spec, 1, Store(folder), Address("train", "0" * 16), "key", runtime))
