@@ -1,0 +1,104 @@
+"""L2-SVMs for one or many values of C on one training set, by the route that costs least."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dcgan_core.evaluate.svm_solver import Goal, Optimum, forces, minimise
+from dcgan_core.evaluate.svm_spaces import Blocks, FeatureSpace, GramSpace, gram_of
+
+Route = Literal["auto", "primal", "gram"]
+Precision = Literal["auto", "float32", "float64"]
+
+_GRAM_MOST = 16_384
+"""Samples whose inner products still take 2 GiB or less."""
+_GRAM_PER_FIT = 1800
+"""Samples a class and C up to which inner products cost less than about 150 passes over the features."""
+_SMALL = 2**22
+"""Features in all up to which every product is float64: time is no matter there."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How optima are sought; none of it says what they are, to within ``goal``."""
+
+    goal: Goal
+    most: int
+    """Newton steps a value of C."""
+    route: Route
+    precision: Precision
+    device: str
+    block_bytes: int | None
+
+
+def solve_path(
+    x_NF: NDArray[np.floating],
+    signs_NK: NDArray[np.float64],
+    cs: Sequence[float],
+    *,
+    intercept: bool,
+    effort: Effort,
+    start_KD: NDArray[np.float64] | None = None,
+    gram_NN: NDArray[np.floating] | None = None,
+) -> list[Optimum]:
+    """Optima for every C, in the order given; each starts where the next smaller C ended.
+
+    Weights are (K, F), and the intercept in a last column where there is one. ``start_KD`` is where the first
+    starts on the primal route. ``gram_NN`` is X X^T where that is known. On the Gram route each optimum is
+    checked in the features themselves, and polished there should it fall short.
+    """
+    blocks = Blocks(x_NF, device=effort.device, block_bytes=effort.block_bytes)
+    small = effort.precision == "auto" and x_NF.size <= _SMALL
+    quick = torch.float64 if small or effort.precision == "float64" else torch.float32
+    space = FeatureSpace(blocks, intercept=intercept, quick=quick)
+    signs = torch.from_numpy(signs_NK).to(blocks.device)
+    zero_KD = space.zeros(signs_NK.shape[1])
+    w_KD = zero_KD if start_KD is None else torch.from_numpy(start_KD).to(zero_KD)
+    starts: dict[float, tuple[Tensor, int]] = {}
+    if takes_gram(effort.route, *x_NF.shape, fits=signs_NK.shape[1] * len(cs), known=gram_NN is not None):
+        gram = gram_of(blocks) if gram_NN is None else torch.tensor(gram_NN, dtype=torch.float64)
+        starts = _by_gram(gram.to(blocks.device), space, signs, cs, intercept, effort)
+    forces_K = forces(space, signs)
+    found: dict[float, Optimum] = {}
+    for c in sorted(set(cs)):
+        w_KD, steps = starts.get(c, (w_KD, 0))
+        optimum = minimise(space, signs, c, w_KD, forces_K, goal=effort.goal, most=effort.most)
+        found[c] = replace(optimum, iterations=steps + optimum.iterations)
+        w_KD = optimum.weights_KD
+    return [found[c] for c in cs]
+
+
+def takes_gram(route: Route, samples: int, features: int, *, fits: int, known: bool) -> bool:
+    """Whether the Gram route is taken; ``fits`` is the number of classes times that of values of C."""
+    if route != "auto":
+        return route == "gram"
+    return known or (samples <= features and samples <= min(_GRAM_MOST, _GRAM_PER_FIT * fits))
+
+
+def _by_gram(
+    gram_NN: Tensor,
+    space: FeatureSpace,
+    signs_NK: Tensor,
+    cs: Sequence[float],
+    intercept: bool,
+    effort: Effort,
+) -> dict[float, tuple[Tensor, int]]:
+    """By C: the weights that the Gram matrix leads to, and the Newton steps it took."""
+    if intercept:
+        gram_NN += 1
+    spanned = GramSpace(gram_NN)
+    tighter = Goal(effort.goal.gradient / 2, effort.goal.gap / 4)
+    forces_K, v_KD = forces(spanned, signs_NK), spanned.zeros(signs_NK.shape[1])
+    ends = {}
+    for c in sorted(set(cs)):
+        optimum = minimise(spanned, signs_NK, c, v_KD, forces_K, goal=tighter, most=effort.most)
+        v_KD = optimum.weights_KD
+        ends[c] = (space.combined(spanned.coefficients(v_KD)), optimum.iterations)
+    return ends
