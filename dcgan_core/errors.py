@@ -220,6 +220,17 @@ class ResumeRefused(ConfigError):
         )
 
 
+class FeaturesUnusable(DcganError):
+    """Features that no distance can be taken of: not finite, too few, or of another width."""
+
+    def __init__(self, what: str, why: str, advice: str) -> None:
+        super().__init__(what, why, advice)
+        self.what, self.why, self.advice = what, why, advice
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.why}; {self.advice}"
+
+
 class ExportDiffers(DcganError):
     """An exported net does not compute what the trained one does; the export was deleted."""
 
