@@ -16,12 +16,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dcgan_core.artifacts import Manifest, all_manifests, find, remove
+from dcgan_core.artifacts import Manifest, all_manifests, find, read_manifest, remove
 from dcgan_core.attribution import write_attribution
 from dcgan_core.backend import LocalBackend
 from dcgan_core.collect import superseded, unfinished
 from dcgan_core.config import config_keys, describe, load_config, parse_override, preset_names
-from dcgan_core.errors import ConfigError, DcganError, StorageUnusable, TrainingStopped
+from dcgan_core.errors import ConfigError, DcganError, MissingArtifact, StorageUnusable, TrainingStopped
 from dcgan_core.exclusions import Exclusion
 from dcgan_core.forget import FLAG, forget
 from dcgan_core.pipeline import FLOWS, load_pipeline
@@ -298,6 +298,42 @@ def forget_command(
         out.print(f"[yellow]flagged[/]  {address}  trained on {count} of them (--models deletes it)")
     if done.deleted:
         out.print("the next run makes what was deleted again, without them")
+
+
+@app.command()
+def results(
+    folder: Annotated[Path, typer.Argument(help="Where records of scores are kept.")] = Path("docs/results"),
+    to: Annotated[Path, typer.Option("--to", help="The page to write.")] = Path("docs/results.md"),
+    preset: Annotated[
+        str | None, typer.Option("--preset", "-p", help="First keep the scores of this configuration.")
+    ] = None,
+    override: OverrideOption = None,
+) -> None:
+    """Scores beside the paper's: keep those of a run, and write the page of all that were kept."""
+    from dcgan_core.evaluate.records import keep, page_of, records_of
+
+    if override and preset is None:
+        raise ConfigError("-o says what was run, so it needs --preset too")
+    if preset is not None:
+        overrides = dict(parse_override(text) for text in override or [])
+        pipeline = load_pipeline(preset, overrides, upto="evaluate")
+        store = load_place().store()
+        last = pipeline.of("evaluate")[-1]
+        scores = read_manifest(store, last.address)
+        if scores is None:
+            raise MissingArtifact("results", "scores", last.address.fingerprint, "evaluate", preset)
+        train = pipeline.of("train")[-1]
+        trained = read_manifest(store, train.address)
+        if trained is None:
+            raise MissingArtifact("results", "train", train.address.fingerprint, "train", preset)
+        words = "".join(f" -o {text}" for text in override or [])
+        command = f"dcgan run evaluate --preset {preset}{words}"
+        keep(folder, records_of(store, scores, trained, pipeline.config, command), last.address.fingerprint)
+    if not any(folder.glob("*.json")):
+        raise ConfigError(f"{folder} holds no records; give --preset to keep those of a run")
+    to.parent.mkdir(parents=True, exist_ok=True)
+    to.write_text(page_of(folder), encoding="utf-8")
+    out.print(f"{to}: {len(list(folder.glob('*.json')))} records of {folder}", soft_wrap=True)
 
 
 @app.command()

@@ -424,13 +424,49 @@ class LabelledSet(Section):
 
     name: str
     """Short name in tables and file names."""
-    kind: Literal["digits", "lfw", "parquet", "imagefolder"]
-    """`digits`: scikit-learn's. `lfw`: faces and non-faces of scikit-image. Others are read from `train`
-    and `test`."""
+    kind: Literal[
+        "digits",
+        "lfw",
+        "parquet",
+        "imagefolder",
+        "shards",
+        "cifar10",
+        "svhn",
+        "mnist",
+        "fashion-mnist",
+        "stl10",
+    ]
+    """`digits`: scikit-learn's. `lfw`: faces and non-faces of scikit-image. `cifar10`, `svhn`, `mnist`,
+    `fashion-mnist`, `stl10`: these sets as torchvision keeps them below `root`, with their own test part.
+    Others are read from `train` and `test`."""
+    protocol: Literal["labelled", "cifar10", "svhn"] = "labelled"
+    """`labelled`: all labels, and so few as `labels_per_class` says. `cifar10`: all labels, and 400 a class
+    (paper, table 1). `svhn`: 100 labels a class, with the authors' draws (table 2)."""
     train: str = effort("")
-    """Path of the training part (parquet file, or a directory with one sub-directory a class)."""
+    """Where the training part is. `parquet`: a file. `imagefolder`: a directory with one sub-directory a
+    class. `shards`: the folder of a shards artifact, or tars with `.cls` members: one, a directory, a pattern
+    (`{00000..00041}`, `*`), an fsspec url."""
     test: str = effort("")
-    """Path of the test part; empty: `evaluate.test_share` of `train` is held out."""
+    """Where the test part is; empty: `evaluate.test_share` of `train` is held out."""
+    root: str = effort("")
+    """torchvision's sets: the directory it knows as `root`. The content, not the path, is fingerprinted."""
+    download: bool = effort(False)
+    """torchvision's sets: let torchvision download into `root` what is not there."""
+
+    @property
+    def is_torchvisions(self) -> bool:
+        """Whether torchvision knows the set's files."""
+        return self.kind in ("cifar10", "svhn", "mnist", "fashion-mnist", "stl10")
+
+    @model_validator(mode="after")
+    def _places_fit_the_kind(self) -> LabelledSet:
+        wrong = ("train", "test") if self.is_torchvisions else ("root", "download")
+        if given := [field for field in wrong if getattr(self, field)]:
+            read = "root" if self.is_torchvisions else "train and test"
+            raise ValueError(
+                f"labelled set {self.name}: {self.kind} has no {given[0]}; it is read from {read}"
+            )
+        return self
 
 
 def _named(value: Any) -> Any:
@@ -442,10 +478,36 @@ class EvaluateConfig(Section):
 
     sets: tuple[Annotated[LabelledSet, BeforeValidator(_named)], ...] = ()
     """Labelled sets; a bare name stands for a built-in one (`digits`, `lfw`)."""
+    baselines: tuple[Literal["untrained", "pixels", "knn", "kmeans", "supervised"], ...] = (
+        "untrained",
+        "pixels",
+    )
+    """What D's features are judged beside. `untrained`: the same net before training. `pixels`: the images
+    themselves. `knn`: nearest neighbours in pixels instead of an SVM. `kmeans`: single-layer K-means of
+    Coates, Ng and Lee (minutes). `supervised`: a CNN of D's architecture that is told the labels, tuned by
+    random search (many minutes)."""
     svm_c: tuple[Annotated[float, Field(gt=0)], ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-    """Values of C tried; the best on a validation part of the training set is taken."""
+    """Values of C tried; the best on rows that are held back from training is taken."""
+    knn_k: tuple[PositiveInt, ...] = (1, 3, 5, 9, 15, 25)
+    """Numbers of neighbours tried in the same way."""
+    labels_per_class: tuple[PositiveInt, ...] = ()
+    """For sets of the protocol `labelled`: also judge with so few labels of each class."""
+    folds: Annotated[int, Field(ge=2)] = 10
+    """Disjoint draws of few labels; their mean and standard deviation are given."""
+    draws: PositiveInt = 100
+    """Draws of 100 labels a class that the protocol `svhn` judges by."""
+    kmeans_units: PositiveInt = 1600
+    """Centroids of the K-means baseline; features are four times as many."""
+    supervised_trials: PositiveInt = 20
+    """Settings that random search tries for the supervised CNN."""
+    supervised_epochs: PositiveInt = 100
+    """Most epochs of each."""
+    feature_type: Literal["float16", "float32"] = "float16"
+    """How features are kept; they are summed in more."""
     test_share: Annotated[float, Field(gt=0, lt=1)] = 0.25
-    """Share held out for testing, and of the rest for validation, where a set has no test part."""
+    """Share held out for testing where a set has no test part."""
+    validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of the training images that C is chosen by; all of them are learned from in the end."""
     max_train: PositiveInt = 10_000
     """Largest number of labelled training images used, drawn class-balanced by seed."""
     max_test: PositiveInt = 10_000

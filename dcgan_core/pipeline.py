@@ -13,7 +13,8 @@ from dcgan_core.crop.stage import Crop
 from dcgan_core.dedup.links import Links
 from dcgan_core.dedup.stage import Codes, Dedup, TrainAutoencoder
 from dcgan_core.errors import ConfigError
-from dcgan_core.evaluate.stage import Features, Scores
+from dcgan_core.evaluate.scores import Scores
+from dcgan_core.evaluate.stage import Features
 from dcgan_core.report.gallery_stage import ShowDuplicates
 from dcgan_core.report.stage import Report
 from dcgan_core.scrape.candidates import Candidates
@@ -116,8 +117,8 @@ def build(config: PipelineConfig, preset: str, *, upto: str = "all", gpus: int =
         size = train.spec.size
         add(train)
         if "evaluate" in wanted and upto != "analyze":
-            add(Features(seed, inputs("train"), preset, config.evaluate, size))
-            add(Scores(seed, inputs("features"), preset, config.evaluate, size))
+            add(Features(seed, inputs("train"), preset, config.evaluate, size, gpus))
+            add(Scores(seed, inputs("features"), preset, config.evaluate, size, gpus))
         if "analyze" in wanted:
             add(Analyze(seed, inputs("train", "shards"), preset, config.analyze))
         if "report" in wanted:

@@ -54,14 +54,15 @@ class Place(BaseSettings):
 
     def store(self) -> Store:
         """The store at the root."""
-        return self._store(self.root)
+        return self.store_at(self.root)
 
     @property
     def s3_options(self) -> dict[str, Any]:
         """Keyword arguments of the file system of anything on S3."""
-        return self._store("s3://").options
+        return self.store_at("s3://").options
 
-    def _store(self, root: str) -> Store:
+    def store_at(self, root: str) -> Store:
+        """Any root, as this place reaches it."""
         if not is_on_s3(root):
             return Store(root)
         endpoint = (("endpoint_url", self.s3_endpoint_url),) if self.s3_endpoint_url else ()

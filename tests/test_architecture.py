@@ -20,9 +20,15 @@ ROOT = Path(dcgan_core.__file__).parents[1]
 STAGE_FOLDERS = {"scrape", "crop", "dedup", "shard", "train", "evaluate", "analyze", "report"}
 ORCHESTRATION = {"prefect", "ray", "mlflow", "tasks", "flows"}
 
-MAY_READ_ANOTHER_STAGE = {("train", "shard"), ("analyze", "shard"), ("report", "dedup")}
-"""Folders that use another stage's code: two read training images with the shards' own reader and order, and
-the gallery measures pairs as `dedup` does."""
+MAY_READ_ANOTHER_STAGE = {
+    ("train", "shard"),
+    ("analyze", "shard"),
+    ("evaluate", "shard"),
+    ("evaluate", "scrape"),
+    ("report", "dedup"),
+}
+"""Folders that use another stage's code: three read images with the shards' own reader and order, labelled
+sets lie where `scrape` finds torchvision's sets and tars, and the gallery measures pairs as `dedup` does."""
 
 MATHEMATICS = (
     "analyze/latent.py",
@@ -36,9 +42,30 @@ MATHEMATICS = (
     "dedup/scoring.py",
     "dedup/similarity.py",
     "dedup/variants.py",
+    "evaluate/classifier.py",
+    "evaluate/distances.py",
+    "evaluate/diversity.py",
     "evaluate/draws.py",
     "evaluate/features.py",
-    "evaluate/protocol.py",
+    "evaluate/frechet.py",
+    "evaluate/inception_score.py",
+    "evaluate/kernel.py",
+    "evaluate/kmeans.py",
+    "evaluate/manifold.py",
+    "evaluate/memorisation.py",
+    "evaluate/moments.py",
+    "evaluate/nearest.py",
+    "evaluate/neighbours.py",
+    "evaluate/protocols.py",
+    "evaluate/contest.py",
+    "evaluate/results.py",
+    "evaluate/published.py",
+    "evaluate/rows.py",
+    "evaluate/supervised.py",
+    "evaluate/svm.py",
+    "evaluate/svm_path.py",
+    "evaluate/svm_solver.py",
+    "evaluate/svm_spaces.py",
     "models/dcgan.py",
     "models/inputs.py",
     "models/norms.py",
@@ -86,6 +113,7 @@ DISTRIBUTION_OF = {
     "pydantic_settings": "pydantic-settings",
     "skimage": "scikit-image",
     "sklearn": "scikit-learn",
+    "torch_fidelity": "torch-fidelity",
     # Parts of the interface of a declared package, installed with it.
     "botocore": "s3fs",
     "markupsafe": "jinja2",
@@ -210,7 +238,7 @@ def test_the_core_needs_only_what_it_declares() -> None:
     extras = project["optional-dependencies"]
     wanted = [
         *project["dependencies"],
-        *(each for name in ("demo", "s3", "lsun", "export") for each in extras[name]),
+        *(each for name in ("demo", "s3", "lsun", "export", "quality") for each in extras[name]),
     ]
     declared = {name.split(">")[0].split("=")[0].split("<")[0].split("[")[0].lower() for name in wanted}
     for path in files_of("dcgan_core"):

@@ -17,12 +17,44 @@ def balanced_draw(labels_N: NDArray[np.int64], most: int, rng: np.random.Generat
     return rng.permutation(order[:most])
 
 
+def per_class_draw(
+    labels_N: NDArray[np.int64], per_class: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """``per_class`` rows of every class, in random order: (classes x per_class,).
+
+    Raises ConfigError that names the class with the fewest images where it has fewer than that.
+    """
+    classes_K, sizes_K = np.unique(labels_N, return_counts=True)
+    if len(sizes_K) and sizes_K.min() < per_class:
+        raise ConfigError(
+            f"class {classes_K[sizes_K.argmin()]} has {sizes_K.min()} images and {per_class} of each class "
+            "are to be drawn; add images of it, or ask for fewer labels a class"
+        )
+    return rng.permutation(np.flatnonzero(_ranks(labels_N, rng) < per_class))
+
+
 def stratified_draw(labels_N: NDArray[np.int64], most: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """At most ``most`` rows in random order that keep the classes' shares (each to within one row or so)."""
     _, places_N, sizes_K = np.unique(labels_N, return_inverse=True, return_counts=True)
     quantiles_N = (_ranks(labels_N, rng) + 0.5) / sizes_K[places_N]
     order = np.lexsort((rng.random(len(labels_N)), quantiles_N))
     return rng.permutation(order[:most])
+
+
+def held_out(
+    labels_N: NDArray[np.int64], count: int, rng: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(kept, held): rows in random order, exactly ``count`` of them held with the classes' own shares.
+
+    What the SVHN protocol splits off the training part for validation (10,000; paper, section 5.2). Raises
+    ConfigError where that leaves nothing.
+    """
+    if not 0 < count < len(labels_N):
+        raise ConfigError(
+            f"{count} of {len(labels_N)} images cannot be held out; hold out fewer, or add images"
+        )
+    held = stratified_draw(labels_N, count, rng)
+    return rng.permutation(np.setdiff1d(np.arange(len(labels_N)), held)), held
 
 
 def stratified_split(
@@ -41,6 +73,23 @@ def stratified_split(
     held_K = np.clip(np.rint(share * sizes_K), 1, sizes_K - 1)
     is_held_N = _ranks(labels_N, rng) < held_K[places_N]
     return rng.permutation(np.flatnonzero(~is_held_N)), rng.permutation(np.flatnonzero(is_held_N))
+
+
+def stratified_folds(
+    labels_N: NDArray[np.int64], rows: NDArray[np.int64], count: int
+) -> list[NDArray[np.int64]]:
+    """``rows`` dealt out to ``count`` disjoint folds, each class as evenly as it goes, in the order given.
+
+    Raises ConfigError for a class with fewer rows than folds.
+    """
+    classes_K, sizes_K = np.unique(labels_N[rows], return_counts=True)
+    if sizes_K.min() < count:
+        raise ConfigError(
+            f"class {classes_K[sizes_K.argmin()]} has {sizes_K.min()} images, too few for {count} folds; "
+            "take fewer folds or more labels"
+        )
+    by_class = rows[np.argsort(labels_N[rows], kind="stable")]
+    return [by_class[first::count] for first in range(count)]
 
 
 def _ranks(labels_N: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:

@@ -1,209 +1,222 @@
-"""The stage `evaluate`: D's features of labelled sets, then the accuracy of a linear SVM on them."""
+"""The stage `features`: what D, and D before training, see in the images of every labelled set."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+import io
+import math
+import platform
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, cast
 
-import pyarrow as pa
+import numpy as np
+from numpy.typing import NDArray
 
-from dcgan_core.artifacts import Manifest, Receipt, read_part, write_part
+from dcgan_core.artifacts import Manifest, PartFile, Receipt, fingerprint_of, read_part
 from dcgan_core.config import EvaluateConfig, Json, LabelledSet
+from dcgan_core.place import processors
 from dcgan_core.progress import Progress
 from dcgan_core.stage import Part, Stage, Summary
-from dcgan_core.storage import Store
-from dcgan_core.tables import write_rows
+from dcgan_core.storage import Store, sha256_of_file
 
 if TYPE_CHECKING:
     from dcgan_core.evaluate.datasets import Labelled
+    from dcgan_core.models.dcgan import Discriminator
 
-PREDICTIONS = pa.schema(
-    [("features", pa.string()), ("row", pa.int32()), ("label", pa.int32()), ("predicted", pa.int32())]
-)
-TRAINED, UNTRAINED, PIXELS = "discriminator", "untrained discriminator", "raw pixels"
-"""Kinds of features: what training gave, and the two baselines that cost nothing."""
-
-_FEATURE_FIELDS = ("max_train", "max_test", "test_share", "batch_norm")
+TRAINED, UNTRAINED = "discriminator", "untrained discriminator"
+_ROWS = 8192
+"""Rows of a part: half a gigabyte of the widest features, in float16."""
+_CALIBRATION = 12_800
+"""Training images whose batches give batch norm its statistics."""
+_OF_IMAGES = ("max_train", "max_test", "test_share")
+_LOADED: dict[tuple[object, ...], Labelled] = {}
+_PREPARED: dict[tuple[str, ...], Discriminator] = {}
+"""The set and the net that this process used last: reading and statistics take as long as some parts."""
 
 
 @dataclass(frozen=True)
-class _OverSets(Stage):
-    """A stage with one part per labelled set."""
+class OverSets(Stage):
+    """A stage about the labelled sets of the configuration."""
 
     flow: ClassVar[str] = "evaluate"
-    unit: ClassVar[str] = "sets"
 
     config: EvaluateConfig
     size: int
     """Side in pixels at which D sees the images."""
+    gpus: int = -1
+    """0: no GPU, even where there is one."""
 
     def source(self) -> dict[str, Json]:
-        return cast("dict[str, Json]", self._sets)
+        return cast("dict[str, Json]", self.identities)
 
     @cached_property
-    def _sets(self) -> dict[str, dict[str, str]]:
+    def identities(self) -> dict[str, dict[str, str]]:
+        """What each set holds, by hashes."""
         from dcgan_core.evaluate.datasets import identity
 
         return {spec.name: {"kind": spec.kind, **identity(spec)} for spec in self.config.sets}
 
     def load(self, spec: LabelledSet) -> Labelled:
-        """The labelled set as the features see it."""
+        """The labelled set as the features see it; kept, as one worker does several parts of it."""
         from dcgan_core.evaluate.datasets import load
 
-        return load(
-            spec,
-            size=self.size,
-            test_share=self.config.test_share,
-            max_train=self.config.max_train,
-            max_test=self.config.max_test,
-            seed=self.seed,
-        )
+        config = self.config
+        about = self.config.identity(*_OF_IMAGES)
+        key = (repr(self.identities[spec.name]), self.size, repr(about), self.seed)
+        if key not in _LOADED:
+            _LOADED.clear()
+            _LOADED[key] = load(
+                spec,
+                size=self.size,
+                test_share=config.test_share,
+                max_train=config.max_train,
+                max_test=config.max_test,
+                seed=self.seed,
+            )
+        return _LOADED[key]
 
-    def parts(self, content: str) -> list[Part]:
-        """A part per set; its key names the input's content and the set's."""
-        return [
-            Part(index, self.part_key(content, spec.name, self._sets[spec.name], self.size), spec)
-            for index, spec in enumerate(self.config.sets)
-        ]
+    def key_of(self, *what: Any) -> str:
+        """A part's key: not of the whole configuration, so that another baseline leaves the others alone."""
+        return fingerprint_of([self.artifact, self.version, self.seed, *what], length=32)
+
+    @property
+    def device(self) -> str:
+        """Where this process computes."""
+        import torch
+
+        return "cuda" if self.gpus != 0 and torch.cuda.is_available() else "cpu"
+
+    @property
+    def machine(self) -> str:
+        """What this process computes on, in words."""
+        import torch
+
+        if self.device == "cuda":
+            return torch.cuda.get_device_name()
+        return f"{processors()} cores ({platform.processor() or platform.machine()}), no GPU"
+
+
+class _Wanted(NamedTuple):
+    """One part: rows of one half of a set, as one net sees them."""
+
+    spec: LabelledSet
+    net: str
+    half: Literal["train", "test"]
+    rows: range
 
 
 @dataclass(frozen=True)
-class Features(_OverSets):
-    """Features of every labelled set, training and test part apart."""
+class Features(OverSets):
+    """Features of every labelled set, training and test images apart, in stretches of rows."""
 
     artifact: ClassVar[str] = "features"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
+    unit: ClassVar[str] = "images"
 
     def settings(self) -> dict[str, Json]:
-        return self.config.identity(*_FEATURE_FIELDS)
+        nets = {"untrained": "untrained" in self.config.baselines}
+        return {**self.config.identity(*_OF_IMAGES, "batch_norm", "feature_type"), **nets}
 
     def plan(self, store: Store) -> Sequence[Part]:
-        return self.parts(self.input_manifest(store, "train").content)
+        from dcgan_core.evaluate.rows import row_ranges
+
+        content = self.input_manifest(store, "train").content
+        fields = self.config.identity(*_OF_IMAGES, "batch_norm", "feature_type")
+        nets = (TRAINED, UNTRAINED) if "untrained" in self.config.baselines else (TRAINED,)
+        parts: list[Part] = []
+        for spec in self.config.sets:
+            data = self.load(spec)
+            counts = {"train": len(data.train_labels_N), "test": len(data.test_labels_N)}
+            for net in nets:
+                for half, count in counts.items():
+                    for rows in row_ranges(count, math.ceil(count / _ROWS)):
+                        place = (net, half, rows.start, count)
+                        what = (spec.name, self.identities[spec.name], self.size, *place)
+                        wanted = _Wanted(spec, net, cast("Literal['train', 'test']", half), rows)
+                        key = self.key_of(fields, content, *what)
+                        parts.append(Part(len(parts), key, wanted, len(rows)))
+        return parts
 
     def work(self, store: Store, part: Part, progress: Progress) -> Receipt:
-        from safetensors.numpy import save
+        from dcgan_core.evaluate.feature_files import create, fill
+        from dcgan_core.evaluate.features import feature_width
 
-        from dcgan_core.evaluate.features import batch_norm_mode, calibration_batches, extract
+        wanted: _Wanted = part.payload
+        data = self.load(wanted.spec)
+        net = self._prepared(store, wanted)
+        images = data.train_images_NHW3 if wanted.half == "train" else data.test_images_NHW3
+        name = f"features-{part.index:05d}.npy"
+        width = feature_width(net, self.size)
+        with store.writing(self.address.part_path(name)) as path:
+            file = create(path, len(wanted.rows), width, self.config.feature_type)
+            fill(file, net, images, device=self.device, rows=wanted.rows, first=0, progress=progress)
+            size, sha256 = path.stat().st_size, sha256_of_file(path)
+        record = PartFile(name=name, bytes=size, sha256=sha256, rows=len(wanted.rows))
+        place = {"set": wanted.spec.name, "net": wanted.net, "half": wanted.half, "first": wanted.rows.start}
+        metrics = {**place, "width": width, "spec": net.spec.to_json()}
+        return Receipt(
+            part=part.index,
+            key=part.key,
+            files=(record,),
+            counts={"images": len(wanted.rows)},
+            metrics=metrics,
+        )
+
+    def finish(self, store: Store, receipts: Sequence[Receipt]) -> Summary:
+        counts: dict[str, int] = {}
+        for receipt in receipts:
+            if receipt.metrics["net"] == TRAINED:
+                name = f"{receipt.metrics['set']} {receipt.metrics['half']}"
+                counts[name] = counts.get(name, 0) + receipt.counts["images"]
+        return Summary(counts=counts, metrics={"features": receipts[0].metrics["width"] if receipts else 0})
+
+    def _prepared(self, store: Store, wanted: _Wanted) -> Discriminator:
+        """A net in eval mode with the wanted statistics of batch norm, from training images alone."""
+        from dcgan_core.evaluate.features import batch_norm_mode, calibration_batches
         from dcgan_core.models.dcgan import build
         from dcgan_core.models.weights import load_trained
 
-        spec: LabelledSet = part.payload
-        data = self.load(spec)
-        model = load_trained(store, self.input_manifest(store, "train"))
-        _, untrained = build(model.spec, self.seed)
-        pixels = {"train": data.train_images_NHW3, "test": data.test_images_NHW3}
-        tensors = {}
-        for done, (name, discriminator) in enumerate(
-            {TRAINED: model.discriminator, UNTRAINED: untrained}.items()
-        ):
-            progress(done, 2, f"{spec.name}: features of the {name}")
-            batches = calibration_batches(discriminator, pixels["train"])
-            net = batch_norm_mode(discriminator, self.config.batch_norm, batches)
-            for split, images_NHW3 in pixels.items():
-                tensors[f"{name} {split}"] = extract(net, images_NHW3, device="cpu")
-        tensors |= {"train labels": data.train_labels_N, "test labels": data.test_labels_N}
-        width = tensors[f"{TRAINED} train"].shape[1]
-        file = write_part(store, self.address, f"features-{part.index:05d}.safetensors", save(tensors))
-        counts = {"train": len(data.train_labels_N), "test": len(data.test_labels_N)}
-        metrics = {"set": spec.name, "features": int(width)}
-        return Receipt(part=part.index, key=part.key, files=(file,), counts=counts, metrics=metrics)
-
-    def finish(self, store: Store, receipts: Sequence[Receipt]) -> Summary:
-        counts = {
-            f"{receipt.metrics['set']} {name}": count
-            for receipt in receipts
-            for name, count in receipt.counts.items()
-        }
-        width = receipts[0].metrics["features"] if receipts else 0
-        return Summary(counts=counts, metrics={"features": width})
-
-
-@dataclass(frozen=True)
-class Scores(_OverSets):
-    """Accuracy of an L2-SVM on D's features of each set, beside the same classifier on raw pixels."""
-
-    artifact: ClassVar[str] = "scores"
-    version: ClassVar[int] = 1
-
-    def settings(self) -> dict[str, Json]:
-        return self.config.identity(*_FEATURE_FIELDS, "svm_c")
-
-    def plan(self, store: Store) -> Sequence[Part]:
-        return self.parts(self.input_manifest(store, "features").content)
-
-    def work(self, store: Store, part: Part, progress: Progress) -> Receipt:
-        from safetensors.numpy import load as load_arrays
-
-        from dcgan_core.evaluate.protocol import judge, pixel_features
-
-        spec: LabelledSet = part.payload
-        data = self.load(spec)
-        features = load_arrays(_features_of(store, self.input_manifest(store, "features"), spec.name))
-        candidates = {
-            name: (features[f"{name} train"], features[f"{name} test"]) for name in (TRAINED, UNTRAINED)
-        }
-        candidates[PIXELS] = (pixel_features(data.train_images_NHW3), pixel_features(data.test_images_NHW3))
-        rows: list[dict[str, Any]] = []
-        predictions: list[dict[str, Any]] = []
-        for done, (name, (train, test)) in enumerate(candidates.items()):
-            progress(done, len(candidates), f"{spec.name}: SVM on {name}")
-            verdict = judge(
-                train,
-                data.train_labels_N,
-                test,
-                data.test_labels_N,
-                svm_c=self.config.svm_c,
-                seed=self.seed,
-                validation_share=self.config.test_share,
+        manifest = self.input_manifest(store, "train")
+        key = (str(self.address), manifest.content, wanted.spec.name, wanted.net)
+        if key not in _PREPARED:
+            model = load_trained(store, manifest)
+            net = model.discriminator if wanted.net == TRAINED else build(model.spec, self.seed)[1]
+            images_NHW3 = self.load(wanted.spec).train_images_NHW3[:_CALIBRATION]
+            batches = calibration_batches(net, images_NHW3)
+            _PREPARED.clear()
+            _PREPARED[key] = cast(
+                "Discriminator", batch_norm_mode(net.to(self.device), self.config.batch_norm, batches)
             )
-            rows.append(
-                {
-                    "features": name,
-                    "width": int(train.shape[1]),
-                    "accuracy": verdict.accuracy,
-                    "ci95": [verdict.ci95_low, verdict.ci95_high],
-                    "c": verdict.chosen_c,
-                    "converged": verdict.converged,
-                    "trials": [vars(trial) for trial in verdict.trials],
-                    "confusion": verdict.confusion_CC.tolist(),
-                }
-            )
-            predictions += [
-                {"features": name, "row": row, "label": int(label), "predicted": int(said)}
-                for row, (label, said) in enumerate(
-                    zip(data.test_labels_N, verdict.predictions_N, strict=True)
-                )
-            ]
-        score = {
-            "set": spec.name,
-            "source": data.source,
-            "classes": list(data.classes),
-            "train": len(data.train_labels_N),
-            "test": len(data.test_labels_N),
-            "rows": rows,
-        }
-        name = f"scores-{part.index:05d}.json"
-        files = (
-            write_part(store, self.address, name, (json.dumps(score, indent=1) + "\n").encode()),
-            write_rows(
-                store, self.address, f"predictions-{part.index:05d}.parquet", predictions, PREDICTIONS
-            ),
-        )
-        brief = {row["features"]: round(row["accuracy"], 4) for row in rows}
-        metrics = {"set": spec.name, "accuracy": brief}
-        counts = {"test": score["test"]}
-        return Receipt(part=part.index, key=part.key, files=files, counts=counts, metrics=metrics)
-
-    def finish(self, store: Store, receipts: Sequence[Receipt]) -> Summary:
-        accuracy = {receipt.metrics["set"]: receipt.metrics["accuracy"] for receipt in receipts}
-        counts = {f"{receipt.metrics['set']} test": receipt.counts["test"] for receipt in receipts}
-        return Summary(counts=counts, metrics={"accuracy": accuracy})
+        return _PREPARED[key]
 
 
-def _features_of(store: Store, manifest: Manifest, name: str) -> bytes:
-    """By the set's name: the sets may stand in another order than when the features were made."""
-    (receipt,) = (receipt for receipt in manifest.parts if receipt.metrics["set"] == name)
-    return read_part(store, manifest.address, receipt.files[0])
+@contextmanager
+def features_of(
+    store: Store, manifest: Manifest, name: str, net: str
+) -> Iterator[dict[str, NDArray[np.floating]]]:
+    """Features (N, F) of a set's halves, `train` and `test`, memory-mapped on the local disk while within.
+
+    By the set's name: sets may stand in another order than when the features were made.
+    """
+    from dcgan_core.evaluate.feature_files import create
+
+    mine = [part for part in manifest.parts if (part.metrics["set"], part.metrics["net"]) == (name, net)]
+    with TemporaryDirectory(prefix="dcgan-features-") as folder:
+        halves = {}
+        for half in ("train", "test"):
+            stretches = [part for part in mine if part.metrics["half"] == half]
+            rows = sum(part.counts["images"] for part in stretches)
+            width, kept = stretches[0].metrics["width"], manifest.config["feature_type"]
+            file = create(Path(folder) / f"{half}.npy", rows, width, kept)
+            whole_NF = np.load(file.path, mmap_mode="r+")
+            for part in stretches:
+                first = part.metrics["first"]
+                content = read_part(store, manifest.address, part.files[0])
+                whole_NF[first : first + part.counts["images"]] = np.load(io.BytesIO(content))
+            whole_NF.flush()
+            halves[half] = file.open()
+        yield halves

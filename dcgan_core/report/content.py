@@ -168,15 +168,17 @@ class Figure:
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """A classifier on one kind of features."""
+    """A classifier on one kind of features, by one protocol."""
 
     features: str
+    protocol: str
     width: int
     accuracy: float
     low: float
     high: float
     """95 % interval of the accuracy."""
-    c: float
+    c: float | None
+    """None for what has none."""
     converged: bool
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from dcgan_core.artifacts import Manifest, read_part
 from dcgan_core.config import PipelineConfig
@@ -20,44 +21,50 @@ def scored_sets(store: Store, scores: Manifest | None, config: PipelineConfig) -
     if scores is None:
         return ()
     kinds = {spec.name: spec.kind for spec in config.evaluate.sets}
-    found = []
+    by_set: dict[str, list[dict[str, Any]]] = {}
     for file in scores.named("scores-"):
         score = json.loads(read_part(store, scores.address, file))
-        rows = tuple(
-            ScoreRow(
-                features=row["features"],
-                width=row["width"],
-                accuracy=row["accuracy"],
-                low=row["ci95"][0],
-                high=row["ci95"][1],
-                c=row["c"],
-                converged=row["converged"],
-            )
-            for row in score["rows"]
-        )
-        seen = kinds.get(score["set"]) == "lfw" and config.scrape.source == "demo"
+        by_set.setdefault(score["set"], []).append(score)
+    found = []
+    for name, same in by_set.items():
+        first, lines = same[0], [row for score in same for row in score["rows"]]
+        rows = tuple(map(_score_row, lines))
+        seen = kinds.get(name) == "lfw" and config.scrape.source == "demo"
         found.append(
             ScoredSet(
-                name=score["set"],
-                source=score["source"],
-                classes=len(score["classes"]),
-                train=score["train"],
-                test=score["test"],
+                name=name,
+                source=first["source"],
+                classes=len(first["classes"]),
+                train=first["train"],
+                test=first["test"],
                 rows=rows,
-                confusion=_confusion(score["rows"], score["classes"]),
-                notes=tuple(_notes(rows, score["test"], seen)),
+                confusion=_confusion(lines, first["classes"]),
+                notes=tuple(_notes(rows, first["test"], seen)),
             )
         )
     return tuple(found)
 
 
+def _score_row(row: dict[str, Any]) -> ScoreRow:
+    return ScoreRow(
+        features=row["features"],
+        protocol=row["protocol"],
+        width=row["width"],
+        accuracy=row["accuracy"],
+        low=row["ci95"][0],
+        high=row["ci95"][1],
+        c=row["c"],
+        converged=row["converged"],
+    )
+
+
 def learned_row(scored: ScoredSet) -> ScoreRow | None:
-    """The row of the trained discriminator."""
+    """The row of the trained discriminator, of the first protocol where there are several."""
     return next((row for row in scored.rows if row.features == LEARNED), None)
 
 
-def _confusion(rows: list[dict[str, list[list[int]]]], classes: list[str]) -> Confusion | None:
-    row = next((row for row in rows if row["features"] == LEARNED), None)
+def _confusion(rows: list[dict[str, Any]], classes: list[str]) -> Confusion | None:
+    row = next((row for row in rows if row["features"] == LEARNED), None)  # its first protocol
     if row is None:
         return None
     return Confusion(LEARNED, tuple(classes), tuple(tuple(line) for line in row["confusion"]))
@@ -78,12 +85,14 @@ def _notes(rows: tuple[ScoreRow, ...], test: int, seen: bool) -> list[str]:
         )
     learned = next((row for row in rows if row.features == LEARNED), None)
     for row in rows:
-        if learned and row is not learned and row.high >= learned.low and row.low <= learned.high:
+        if learned is None or row is learned or row.protocol != learned.protocol:
+            continue
+        if row.high >= learned.low and row.low <= learned.high:
             notes.append(
                 f"The intervals of the discriminator and of {row.features} overlap: their difference may be "
                 "chance."
             )
-    unsettled = ", ".join(row.features for row in rows if not row.converged)
+    unsettled = ", ".join(f"{row.features} ({row.protocol})" for row in rows if not row.converged)
     if unsettled:
         notes.append(f"The solver stopped before it had converged on: {unsettled}.")
     return notes

@@ -1,10 +1,11 @@
-"""CIFAR-10, SVHN and MNIST: arrays that torchvision opens, each picture as a PNG of the same pixels."""
+"""CIFAR-10, SVHN, MNIST and their like: arrays of torchvision's, each picture as a PNG of its pixels."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,12 @@ _CIFAR_FILES = {
     "test": [f"{_CIFAR}/test_batch"],
 }
 _MNIST_FILES = {
-    "train": ["MNIST/raw/train-images-idx3-ubyte", "MNIST/raw/train-labels-idx1-ubyte"],
-    "test": ["MNIST/raw/t10k-images-idx3-ubyte", "MNIST/raw/t10k-labels-idx1-ubyte"],
+    "train": ["raw/train-images-idx3-ubyte", "raw/train-labels-idx1-ubyte"],
+    "test": ["raw/t10k-images-idx3-ubyte", "raw/t10k-labels-idx1-ubyte"],
 }
+_MNIST_FOLDERS = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
+_STL = "stl10_binary"
+_STL_SHAPE = (3, 96, 96)  # an image in a file: colour, column, row
 _MNIST_LEGACY = {"train": "MNIST/processed/training.pt", "test": "MNIST/processed/test.pt"}
 
 
@@ -65,7 +69,7 @@ class ArraySource:
 
     def _opened(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         with explained(self.config):
-            return _open(self.config.source, str(root_of(self.config)), self._split, self._state)
+            return open_arrays(self.config.source, str(root_of(self.config)), self._split, self._state)
 
     @property
     def _state(self) -> str:
@@ -78,7 +82,7 @@ class ArraySource:
     @cached_property
     def _files(self) -> list[Json]:
         root, split = root_of(self.config), self._split
-        needed, own = _files_of(self.config.source, split)
+        needed, own = files_of(self.config.source, split)
         legacy = list(_MNIST_LEGACY.values())
         if self.config.source == "mnist" and all((root / name).is_file() for name in legacy):
             needed, own = legacy, [_MNIST_LEGACY[split]]  # torchvision takes these first, too
@@ -88,32 +92,44 @@ class ArraySource:
             else "torchvision was asked to download them, and did not: get them by hand"
         )
         set_of = (self.config.source, str(root), split)
-        provide(self.config, needed, lambda: _torchvision_set(*set_of, download=True), hint)
+        provide(self.config, needed, lambda: torchvision_set(*set_of, download=True), hint)
         return files_identity(root, own)
 
 
-def _files_of(source: str, split: str) -> tuple[list[str], list[str]]:
-    """Files that torchvision wants to see before it opens a split, and those that the split is made of."""
+def files_of(source: str, split: str) -> tuple[list[str], list[str]]:
+    """Files, below the root, that have to be there to open a split, and those that the split is made of."""
     if source == "svhn":
         return [f"{split}_32x32.mat"], [f"{split}_32x32.mat"]
-    by_split = _CIFAR_FILES if source == "cifar10" else _MNIST_FILES
-    more = [f"{_CIFAR}/batches.meta"] if source == "cifar10" else []
+    if source == "stl10":
+        own = [f"{_STL}/{split}_X.bin", f"{_STL}/{split}_y.bin"]
+        return own, own
+    if source == "cifar10":
+        by_split, more = _CIFAR_FILES, [f"{_CIFAR}/batches.meta"]
+    else:
+        folder, more = _MNIST_FOLDERS[source], []
+        by_split = {each: [f"{folder}/{name}" for name in names] for each, names in _MNIST_FILES.items()}
     return [*by_split["train"], *by_split["test"], *more], by_split[split]
 
 
-def _torchvision_set(source: str, root: str, split: str, *, download: bool = False) -> Any:
+def torchvision_set(source: str, root: str, split: str, *, download: bool = False) -> Any:
+    """torchvision's own object for a split; ``download`` lets it get what is not there."""
     from torchvision import datasets
 
-    if source == "svhn":
-        return datasets.SVHN(root, split=split, download=download)
-    kind = datasets.CIFAR10 if source == "cifar10" else datasets.MNIST
-    return kind(root, train=split == "train", download=download)
+    if source in ("svhn", "stl10"):
+        kind = datasets.SVHN if source == "svhn" else datasets.STL10
+        return kind(root, split=split, download=download)
+    kinds = {"cifar10": datasets.CIFAR10, "mnist": datasets.MNIST, "fashion-mnist": datasets.FashionMNIST}
+    return kinds[source](root, train=split == "train", download=download)
 
 
 @lru_cache(maxsize=1)  # a worker does many parts of one set; ``state`` tells when its files have changed
-def _open(source: str, root: str, split: str, state: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def open_arrays(
+    source: str, root: str, split: str, state: str
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Pixels (N, H, W, 3) and classes (N,) of a split; torchvision's errors where it cannot be opened."""
-    opened = _torchvision_set(source, root, split)
+    if source == "stl10":
+        return _open_stl10(Path(root) / _STL, split)
+    opened = torchvision_set(source, root, split)
     if source == "cifar10":
         pixels, labels = opened.data, opened.targets
     elif source == "svhn":
@@ -126,3 +142,16 @@ def _open(source: str, root: str, split: str, state: str) -> tuple[NDArray[np.ui
     if len(pixels) != len(labels_N):
         raise ValueError(f"{len(pixels)} pictures and {len(labels_N)} classes")
     return pixels, labels_N
+
+
+def _open_stl10(folder: Path, split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """As torchvision, which wants 2.6 GB of images without classes beside them and hashes these each time."""
+    labels_N = np.fromfile(folder / f"{split}_y.bin", np.uint8).astype(np.int64) - 1
+    images = folder / f"{split}_X.bin"
+    wanted = len(labels_N) * int(np.prod(_STL_SHAPE))
+    if images.stat().st_size != wanted or not len(labels_N):
+        raise ValueError(f"{images.name} has {images.stat().st_size} bytes, {len(labels_N)} classes {wanted}")
+    if labels_N.min() < 0 or labels_N.max() > 9:
+        raise ValueError(f"{split}_y.bin holds {labels_N.min() + 1} to {labels_N.max() + 1}, not 1 to 10")
+    stored = np.memmap(images, np.uint8, "r", shape=(len(labels_N), *_STL_SHAPE))
+    return stored.transpose(0, 3, 2, 1), labels_N

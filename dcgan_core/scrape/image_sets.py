@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from urllib.error import URLError
 
 from dcgan_core.config import Json, ScrapeConfig
@@ -18,6 +18,19 @@ if TYPE_CHECKING:
 
 ARRAY_SETS = ("cifar10", "svhn", "mnist")
 FILE_SETS = ("celeba", "imagenet", "lsun")
+
+
+class SetFiles(Protocol):
+    """Where torchvision keeps a set, and whether it may get it; ``ScrapeConfig`` is one."""
+
+    @property
+    def source(self) -> str: ...
+
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def download(self) -> bool: ...
 
 
 def open_image_set(config: ScrapeConfig) -> Source:
@@ -35,11 +48,11 @@ def open_image_set(config: ScrapeConfig) -> Source:
     return CelebaSource(config) if config.source == "celeba" else ImageNetSource(config)
 
 
-def root_of(config: ScrapeConfig) -> Path:
-    """torchvision's root. ConfigError where it is no local directory."""
+def root_of(config: SetFiles, key: str = "scrape.path") -> Path:
+    """torchvision's root. ConfigError, which calls it ``key``, where it is no local directory."""
     if "://" in config.path:
         raise ConfigError(
-            f"scrape.path {config.path!r}: source {config.source!r} is read by torchvision, from a local "
+            f"{key} {config.path!r}: source {config.source!r} is read by torchvision, from a local "
             "directory; copy it to this machine, or write it as a WebDataset"
         )
     return Path(config.path).expanduser()
@@ -54,19 +67,25 @@ def check_split(config: ScrapeConfig, splits: Sequence[str]) -> str:
     return config.split
 
 
-def provide(config: ScrapeConfig, names: Sequence[str], make: Callable[[], object], hint: str) -> None:
+def provide(
+    config: SetFiles,
+    names: Sequence[str],
+    make: Callable[[], object],
+    hint: str,
+    key: str = "scrape.path",
+) -> None:
     """See to it that files and folders are there below the root.
 
-    ``make`` lets torchvision download or unpack them, and is called only where ``scrape.download`` allows
-    it; ``hint`` says what else can be done. ConfigError names what is missing.
+    ``make`` lets torchvision download or unpack them, and is called only where ``download`` allows
+    it; ``hint`` says what else can be done. ConfigError names what is missing, and the root by ``key``.
     """
-    root = root_of(config)
+    root = root_of(config, key)
     if _missing(root, names) and config.download:
         with explained(config, "could not be downloaded or unpacked"):
             make()
     if missing := _missing(root, names):
         listed = ", ".join(missing[:6]) + (f" and {len(missing) - 6} more" if len(missing) > 6 else "")
-        raise ConfigError(f"{config.source}: below scrape.path {root} there is no {listed}; {hint}")
+        raise ConfigError(f"{config.source}: below {key} {root} there is no {listed}; {hint}")
 
 
 def _missing(root: Path, names: Sequence[str]) -> list[str]:
@@ -74,7 +93,7 @@ def _missing(root: Path, names: Sequence[str]) -> list[str]:
 
 
 @contextmanager
-def explained(config: ScrapeConfig, what: str = "could not be opened") -> Iterator[None]:
+def explained(config: SetFiles, what: str = "could not be opened") -> Iterator[None]:
     """What torchvision and those it calls raise, as ConfigError; FetchError where the network failed."""
     try:
         yield

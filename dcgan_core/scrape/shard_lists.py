@@ -28,48 +28,46 @@ class Shard:
     """Changes when its bytes may have changed."""
 
 
-def list_shards(location: str) -> list[Shard]:
+def list_shards(location: str, key: str = "scrape.path") -> list[Shard]:
     """The tars that a location names, in the order of a pattern or of their names below a prefix.
 
     None is opened. Raises ConfigError where there are none, where one of a pattern is not there, and where
-    compressed ones lie beside the others.
+    compressed ones lie beside the others; they name the setting by ``key``.
     """
     if "{" in location:
-        return _of_pattern(location)
-    fs, top = open_location(location, "scrape.path")
+        return _of_pattern(location, key)
+    fs, top = open_location(location, key)
     if fs.isfile(top):
-        _refuse_compressed([top], location)
+        _refuse_compressed([top], location, key)
         return [Shard(top.rpartition("/")[2], fs, top, state_of(fs.info(top)))]
     listing = cast("dict[str, dict[str, Any]]", fs.find(top, detail=True))
     names = {path[len(top) :].lstrip("/"): path for path in listing}
     seen = [name for name in sorted(names) if not any(piece.startswith(".") for piece in name.split("/"))]
-    _refuse_compressed(seen, location)
+    _refuse_compressed(seen, location, key)
     shards = [
         Shard(name, fs, names[name], state_of(listing[names[name]])) for name in seen if name.endswith(".tar")
     ]
     if not shards:
         raise ConfigError(
-            f"scrape.path: there is no .tar below {location!r}; name a tar, a directory of tars, or a "
+            f"{key}: there is no .tar below {location!r}; name a tar, a directory of tars, or a "
             "pattern as shard-{00000..00041}.tar"
         )
     return shards
 
 
-def _of_pattern(pattern: str) -> list[Shard]:
+def _of_pattern(pattern: str, key: str) -> list[Shard]:
     try:
         locations = list(braceexpand(pattern))
     except ValueError as error:
-        raise ConfigError(
-            f"scrape.path {pattern!r}: {error}; write it as shard-{{00000..00041}}.tar"
-        ) from None
+        raise ConfigError(f"{key} {pattern!r}: {error}; write it as shard-{{00000..00041}}.tar") from None
     folder = locations[0].rpartition("/")[0] or ("/" if locations[0].startswith("/") else ".")
-    fs, _ = open_location(folder, "scrape.path")
+    fs, _ = open_location(folder, key)
     paths = [_path_of(fs, location) for location in locations]
-    _refuse_compressed(paths, pattern)
+    _refuse_compressed(paths, pattern, key)
     listing = _listing(fs, {path.rpartition("/")[0] for path in paths})
     if missing := [path for path in paths if path not in listing]:
         raise ConfigError(
-            f"scrape.path {pattern!r} names {len(paths)} tars, {len(missing)} of which are not there, the "
+            f"{key} {pattern!r} names {len(paths)} tars, {len(missing)} of which are not there, the "
             f"first {missing[0]!r}; get them, or name fewer"
         )
     common = posixpath.commonpath({path.rpartition("/")[0] for path in paths})
@@ -92,9 +90,9 @@ def _listing(fs: fsspec.AbstractFileSystem, folders: set[str]) -> dict[str, dict
     return found
 
 
-def _refuse_compressed(names: list[str], location: str) -> None:
+def _refuse_compressed(names: list[str], location: str, key: str) -> None:
     if compressed := [name for name in names if name.endswith(_COMPRESSED)]:
         raise ConfigError(
-            f"scrape.path {location!r}: {compressed[0]} is compressed (and {len(compressed) - 1} more): "
+            f"{key} {location!r}: {compressed[0]} is compressed (and {len(compressed) - 1} more): "
             "photos are read in place, which needs plain tars; decompress them"
         )

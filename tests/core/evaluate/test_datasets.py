@@ -136,7 +136,7 @@ def test_a_test_part_is_used_whole_and_mapped_by_class(tmp_path: Path) -> None:
     write_parquet(tmp_path / "train.parquet", {"image": coloured([0, 1, 2]), "label": [0, 1, 2]})
     write_parquet(tmp_path / "test.parquet", {"image": coloured([2, 1]), "label": [2, 1]})
     paths = {part: str(tmp_path / f"{part}.parquet") for part in ("train", "test")}
-    found = load_all(LabelledSet(name="mine", kind="parquet", **paths))
+    found = load_all(LabelledSet(name="mine", kind="parquet", train=paths["train"], test=paths["test"]))
     assert len(found.train_labels_N) == 3
     assert sorted(found.test_labels_N.tolist()) == [1, 2]
     assert_colours_fit(found.test_images_NHW3, found.test_labels_N, (0, 1, 2))
@@ -147,7 +147,7 @@ def test_a_class_of_the_test_part_alone_is_refused(tmp_path: Path) -> None:
     write_parquet(tmp_path / "test.parquet", {"image": coloured([2]), "label": [2]})
     paths = {part: str(tmp_path / f"{part}.parquet") for part in ("train", "test")}
     with pytest.raises(ConfigError, match=r"\['2'\] are in the test part only"):
-        load_all(LabelledSet(name="mine", kind="parquet", **paths))
+        load_all(LabelledSet(name="mine", kind="parquet", train=paths["train"], test=paths["test"]))
 
 
 def test_a_folder_gives_a_class_per_directory(tmp_path: Path) -> None:
@@ -230,9 +230,8 @@ def test_cifar10_is_read_with_its_names() -> None:
     if not folder:
         pytest.skip("DCGAN_TEST_DATA is not set: it names the folder that holds cifar10-train.parquet")
     paths = {part: str(Path(folder) / f"cifar10-{part}.parquet") for part in ("train", "test")}
-    found = load_all(
-        LabelledSet(name="cifar10", kind="parquet", **paths), size=32, max_train=500, max_test=200
-    )
+    spec = LabelledSet(name="cifar10", kind="parquet", train=paths["train"], test=paths["test"])
+    found = load_all(spec, size=32, max_train=500, max_test=200)
     assert found.classes[:3] == ("airplane", "automobile", "bird")
     assert np.bincount(found.train_labels_N).tolist() == [50] * 10
     assert np.bincount(found.test_labels_N).tolist() == [20] * 10

@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from dcgan_core.errors import ConfigError
-from dcgan_core.evaluate.draws import balanced_draw, stratified_draw, stratified_split
+from dcgan_core.evaluate.draws import (
+    balanced_draw,
+    held_out,
+    per_class_draw,
+    stratified_draw,
+    stratified_split,
+)
 
 SIZES = st.lists(st.integers(2, 30), min_size=2, max_size=6)
 
@@ -71,3 +77,53 @@ def test_a_seed_repeats_a_split_and_another_changes_it() -> None:
 def test_a_class_of_one_image_cannot_be_split() -> None:
     with pytest.raises(ConfigError, match="class 1 has a single image"):
         stratified_split(np.array([0, 0, 1]), 0.5, np.random.default_rng(0))
+
+
+@settings(deadline=None, max_examples=50)
+@given(sizes=SIZES, per_class=st.integers(1, 30), seed=st.integers(0, 5))
+def test_a_draw_per_class_takes_as_many_of_each_or_names_the_class_that_lacks_them(
+    sizes: list[int], per_class: int, seed: int
+) -> None:
+    labels = shuffled_labels(sizes)
+    if min(sizes) < per_class:
+        few = sizes.index(min(sizes))
+        with pytest.raises(ConfigError, match=f"class {few} has {sizes[few]} images and {per_class} of each"):
+            per_class_draw(labels, per_class, np.random.default_rng(seed))
+        return
+    rows = per_class_draw(labels, per_class, np.random.default_rng(seed))
+    assert len(set(rows.tolist())) == len(rows) == per_class * len(sizes)
+    assert np.bincount(labels[rows]).tolist() == [per_class] * len(sizes)
+
+
+def test_every_image_of_a_class_is_drawn_as_often_as_any_other() -> None:
+    labels, rng = shuffled_labels([10, 20]), np.random.default_rng(1)
+    times = np.zeros(30)
+    for _ in range(2000):
+        times[per_class_draw(labels, 5, rng)] += 1
+    for each, share in ((0, 5 / 10), (1, 5 / 20)):
+        spread = 5 * np.sqrt(2000 * share * (1 - share))
+        assert np.all(np.abs(times[labels == each] - 2000 * share) < spread)
+
+
+def test_a_draw_per_class_comes_in_random_order() -> None:
+    labels = np.repeat(np.arange(4), 50)
+    drawn = labels[per_class_draw(labels, 25, np.random.default_rng(0))]
+    assert set(drawn[:20].tolist()) == {0, 1, 2, 3}
+
+
+@settings(deadline=None, max_examples=50)
+@given(sizes=SIZES, share=st.floats(0.01, 0.99), seed=st.integers(0, 5))
+def test_what_is_held_out_is_as_much_as_was_asked_for(sizes: list[int], share: float, seed: int) -> None:
+    labels = shuffled_labels(sizes)
+    count = min(max(round(share * len(labels)), 1), len(labels) - 1)
+    kept, held = held_out(labels, count, np.random.default_rng(seed))
+    assert len(held) == count
+    assert sorted([*kept, *held]) == list(range(len(labels)))
+    expected = np.array(sizes) * count / len(labels)
+    assert np.all(np.abs(np.bincount(labels[held], minlength=len(sizes)) - expected) <= 1.5)
+
+
+@pytest.mark.parametrize("count", [0, 4, 5])
+def test_holding_out_nothing_or_all_is_refused(count: int) -> None:
+    with pytest.raises(ConfigError, match=f"{count} of 4 images cannot be held out"):
+        held_out(np.array([0, 0, 1, 1]), count, np.random.default_rng(0))

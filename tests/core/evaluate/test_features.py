@@ -18,6 +18,7 @@ from dcgan_core.evaluate.features import (
     batch_norm_mode,
     calibration_batches,
     extract,
+    pixel_features,
     pool_and_join,
 )
 from dcgan_core.models.dcgan import build
@@ -187,3 +188,11 @@ def test_a_mode_without_its_statistics_is_refused() -> None:
         batch_norm_mode(small_discriminator(averages=False), "running")
     with pytest.raises(ValueError, match="no batches"):
         batch_norm_mode(small_discriminator(), "recalibrated", [])
+
+
+def test_pixel_features_are_the_image_in_minus_one_to_one() -> None:
+    images = np.arange(2 * 3 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3, 3)
+    images[0, 0, 0, 0], images[1, 2, 2, 2] = 0, 255
+    features = pixel_features(images)
+    assert features.shape == (2, 27) and features.dtype == np.float32
+    assert features[0, 0] == -1 and features[1, -1] == 1

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-import pytest
+import json
+from pathlib import Path
+from typing import Any
 
-from dcgan_core.artifacts import read_manifest
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from dcgan_core.artifacts import Manifest, read_manifest
 from dcgan_core.backend import LocalBackend
+from dcgan_core.cli import app
+from dcgan_core.errors import ConfigError
+from dcgan_core.evaluate.stage import features_of
 from dcgan_core.pipeline import load_pipeline
 from dcgan_core.stage import run
 from dcgan_core.storage import Store
+from dcgan_core.tables import read_all
 from tests.conftest import Tiny
 
 pytest.importorskip("skimage", reason="the set `lfw` comes inside scikit-image")
@@ -22,7 +32,9 @@ def accuracies(
     cached = [run(stage, store, LocalBackend(1)).cached for stage in stages]
     manifest = read_manifest(store, stages[-1].address)
     assert manifest
-    return {name: rows["discriminator"] for name, rows in manifest.metrics["accuracy"].items()}, cached
+    return {
+        name: rows["discriminator"]["all labels"] for name, rows in manifest.metrics["accuracy"].items()
+    }, cached
 
 
 def test_scores_do_not_depend_on_the_order_of_the_sets(tiny: Tiny, finished_store: Store) -> None:
@@ -32,3 +44,101 @@ def test_scores_do_not_depend_on_the_order_of_the_sets(tiny: Tiny, finished_stor
     assert one.keys() == other.keys()
     assert other == same
     assert cached[0], "the features are the same in any order"
+
+
+def run_all(tiny: Tiny, store: Store, **changes: Any) -> list[Manifest]:
+    overrides = tiny.changed(**{f"evaluate__{name}": value for name, value in changes.items()})
+    found = []
+    for stage in load_pipeline(tiny.preset, overrides, upto="evaluate").of("evaluate"):
+        run(stage, store, LocalBackend(1))
+        manifest = read_manifest(store, stage.address)
+        assert manifest
+        found.append(manifest)
+    return found
+
+
+FEW = {
+    "sets": ["digits"],
+    "max_train": 300,
+    "max_test": 100,
+    "svm_c": [1e-2, 1e-1],
+    "labels_per_class": [5],
+    "folds": 3,
+    "kmeans_units": 8,
+    "supervised_trials": 1,
+    "supervised_epochs": 2,
+}
+
+
+def test_every_baseline_is_judged_and_another_one_leaves_the_rest_alone(
+    tiny: Tiny, finished_store: Store
+) -> None:
+    _, some = run_all(tiny, finished_store, **FEW, baselines=["pixels"])
+    assert set(some.metrics["accuracy"]["digits"]) == {"discriminator", "raw pixels"}
+    every = ["pixels", "untrained", "knn", "kmeans", "supervised"]
+    _, all_of_them = run_all(tiny, finished_store, **FEW, baselines=every)
+    accuracy = all_of_them.metrics["accuracy"]["digits"]
+    assert list(accuracy) == [
+        "discriminator",
+        "raw pixels",
+        "untrained discriminator",
+        "nearest neighbours in pixels",
+        "K-means",
+        "supervised CNN",
+    ]
+    assert set(accuracy["K-means"]) == {"all labels", "5 labels per class"}
+    assert set(accuracy["supervised CNN"]) == {"5 labels per class"}
+    assert accuracy["raw pixels"] == some.metrics["accuracy"]["digits"]["raw pixels"]
+    keys = {part.metrics["features"]: part.key for part in all_of_them.parts}
+    for part in some.parts:
+        assert keys[part.metrics["features"]] == part.key
+    predictions = read_all(finished_store, all_of_them, "predictions-").to_pylist()
+    mine = [row for row in predictions if row["features"] == "K-means" and row["protocol"] == "all labels"]
+    right = sum(row["label"] == row["predicted"] for row in mine)
+    assert len(mine) == 100
+    assert accuracy["K-means"]["all labels"] == pytest.approx(right / 100)
+
+
+def test_a_run_is_kept_as_a_record_and_shown_on_the_page(
+    tiny: Tiny, finished_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_all(tiny, finished_store, **FEW, baselines=["pixels"])
+    overrides = tiny.changed(**{f"evaluate__{name}": value for name, value in FEW.items()})
+    overrides["evaluate.baselines"] = ["pixels"]
+    words = [word for key, value in overrides.items() for word in ("-o", f"{key}={json.dumps(value)}")]
+    monkeypatch.setenv("DCGAN_ROOT", finished_store.root)
+    page = tmp_path / "results.md"
+    command = ["results", str(tmp_path / "records"), "--to", str(page), "--preset", tiny.preset, *words]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert "digits" in page.read_text()
+    assert "dcgan run evaluate --preset" in page.read_text()
+    assert len(list((tmp_path / "records").iterdir())) == 1
+
+
+def test_features_are_read_from_stretches_as_they_were_written(
+    tiny: Tiny, finished_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, _ = run_all(tiny, finished_store, **{**FEW, "max_train": 299}, baselines=["pixels"])
+    with features_of(finished_store, whole, "digits", "discriminator") as halves:
+        expected = {half: np.array(values) for half, values in halves.items()}
+    assert len(expected["train"]) == 299
+    monkeypatch.setattr("dcgan_core.evaluate.stage._ROWS", 130)
+    stage = load_pipeline(
+        tiny.preset,
+        tiny.changed(**{f"evaluate__{name}": value for name, value in {**FEW, "max_train": 299}.items()})
+        | {"evaluate.baselines": ["pixels"]},
+        upto="evaluate",
+    ).of("evaluate")[0]
+    run(stage, finished_store, LocalBackend(1), refresh=True)
+    manifest = read_manifest(finished_store, stage.address)
+    assert manifest
+    assert len(manifest.parts) > 2
+    with features_of(finished_store, manifest, "digits", "discriminator") as halves:
+        for half, values in halves.items():
+            assert np.array_equal(values, expected[half])
+
+
+def test_too_few_labels_name_their_set(tiny: Tiny, finished_store: Store) -> None:
+    with pytest.raises(ConfigError, match=r"labelled set digits: class \d has \d+ images and 40 of each"):
+        run_all(tiny, finished_store, **{**FEW, "labels_per_class": [10], "folds": 4})

@@ -338,7 +338,13 @@ def _train(store: Store, *, ema: bool = True) -> Manifest:
 
 
 def _scores(store: Store, classes: list[str]) -> Manifest:
-    row = {"width": 10, "c": 0.1, "converged": True, "confusion": [[20, 5], [1, 24]]}
+    row = {
+        "protocol": "all labels",
+        "width": 10,
+        "c": 0.1,
+        "converged": True,
+        "confusion": [[20, 5], [1, 24]],
+    }
     rows = [
         {**row, "features": "discriminator", "accuracy": 0.9, "ci95": [0.8, 0.95]},
         {**row, "features": "untrained discriminator", "accuracy": 0.6, "ci95": [0.5, 0.7]},

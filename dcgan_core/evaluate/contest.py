@@ -1,0 +1,181 @@
+"""Which protocols a labelled set is judged by, and what learns: an L2-SVM, or nearest neighbours."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+
+from dcgan_core.config import EvaluateConfig, LabelledSet
+from dcgan_core.evaluate.datasets import Labelled
+from dcgan_core.evaluate.draws import per_class_draw, stratified_draw, stratified_split
+from dcgan_core.evaluate.neighbours import nearest, vote
+from dcgan_core.evaluate.protocols import (
+    SVHN_C,
+    Features,
+    Fitted,
+    Outcome,
+    Rows,
+    Split,
+    all_labels,
+    folds,
+    repeated_draws,
+)
+from dcgan_core.evaluate.supervised import SearchTrial, random_search
+from dcgan_core.evaluate.svm import L2SVM
+from dcgan_core.models.specs import NetSpec
+from dcgan_core.progress import Progress, silent
+
+CIFAR_LABELS, SVHN_LABELS = 400, 100
+"""Labels a class in the paper's tables 1 and 2."""
+SVHN_VALIDATION = 10_000
+"""Training images that choose C in table 2."""
+_VALIDATION, _PATIENCE = 5000, 15
+
+
+@dataclass(frozen=True)
+class _FittedSVM:
+    svm: L2SVM
+
+    @property
+    def converged(self) -> bool:
+        return self.svm.converged_
+
+    def predict(self, features_NF: Features) -> Rows:
+        return np.asarray(self.svm.predict(features_NF), np.int64)
+
+
+@dataclass(frozen=True)
+class Svm:
+    """L2-SVMs; values are C."""
+
+    device: str = "cpu"
+
+    def path(self, features_NF: Features, labels_N: Rows, values: Sequence[float]) -> Sequence[Fitted]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # outcomes say it
+            fits = L2SVM(device=self.device).fit_path(features_NF, labels_N, values)
+        return [_FittedSVM(svm) for svm in fits]
+
+
+@dataclass(frozen=True)
+class _Neighbourhood:
+    features_NF: Features
+    labels_N: Rows
+    k: int
+    device: str
+    converged: bool = True
+
+    def predict(self, features_NF: Features) -> Rows:
+        index_QK, _ = nearest(self.features_NF, features_NF, self.k, device=self.device)
+        return vote(self.labels_N[index_QK])
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Nearest neighbours; values are k. There is nothing to learn."""
+
+    device: str = "cpu"
+
+    def path(self, features_NF: Features, labels_N: Rows, values: Sequence[float]) -> Sequence[Fitted]:
+        return [_Neighbourhood(features_NF, labels_N, int(value), self.device) for value in values]
+
+
+def outcomes(
+    spec: LabelledSet,
+    config: EvaluateConfig,
+    data: Split,
+    machine: Svm | Neighbours,
+    *,
+    seed: int,
+    progress: Progress = silent,
+) -> list[Outcome]:
+    """Judge features by the protocols of their set. ConfigError where it has too few labels for one."""
+    values: tuple[float, ...] = config.knn_k if isinstance(machine, Neighbours) else config.svm_c
+
+    def few(per_class: int) -> Outcome:
+        return folds(
+            data, machine, per_class=per_class, count=config.folds, svm_c=values, seed=seed, progress=progress
+        )
+
+    if spec.protocol == "svhn":
+        return [
+            repeated_draws(
+                data,
+                machine,
+                per_class=SVHN_LABELS,
+                judging=config.draws,
+                validation=SVHN_VALIDATION,
+                svm_c=values if isinstance(machine, Neighbours) else SVHN_C,
+                seed=seed,
+                progress=progress,
+            )
+        ]
+    whole = all_labels(
+        data, machine, svm_c=values, validation_share=config.validation_share, seed=seed, progress=progress
+    )
+    wanted = (CIFAR_LABELS,) if spec.protocol == "cifar10" else config.labels_per_class
+    return [whole, *map(few, wanted)]
+
+
+def supervised(
+    spec: LabelledSet,
+    config: EvaluateConfig,
+    data: Labelled,
+    net: NetSpec,
+    *,
+    seed: int,
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> tuple[Outcome, Sequence[SearchTrial]]:
+    """A CNN of D's architecture, told as few labels as the set's protocol says (paper, section 5.2).
+
+    Its settings are chosen on training images that it is not shown. One draw, one net: there is no
+    deviation. Raises ConfigError where a class has too few images.
+    """
+    rng = np.random.default_rng(seed)
+    labels_N = data.train_labels_N
+    few = {"svhn": SVHN_LABELS, "cifar10": CIFAR_LABELS}.get(spec.protocol)
+    few = few or (min(config.labels_per_class) if config.labels_per_class else None)
+    if few:
+        shown = per_class_draw(labels_N, few, rng)
+        others = np.setdiff1d(np.arange(len(labels_N)), shown)
+        held = others[stratified_draw(labels_N[others], _VALIDATION, rng)]
+    else:
+        shown, held = stratified_split(labels_N, config.validation_share, rng)
+    found = random_search(
+        net,
+        data.train_images_NHW3[shown],
+        labels_N[shown],
+        data.train_images_NHW3[held],
+        labels_N[held],
+        data.test_images_NHW3,
+        classes=len(data.classes),
+        trials=config.supervised_trials,
+        epochs=config.supervised_epochs,
+        patience=_PATIENCE,
+        seed=seed,
+        device=device,
+        progress=progress,
+    )
+    name = f"{few:,} labels per class" if few else "all labels"
+    if spec.protocol == "svhn":
+        name = f"{len(shown):,} labels"
+    right = found.predictions_M == data.test_labels_N
+    confusion_CC = np.zeros((len(data.classes), len(data.classes)), np.int64)
+    np.add.at(confusion_CC, (data.test_labels_N, found.predictions_M), 1)
+    outcome = Outcome(
+        protocol=name,
+        train=len(shown),
+        test=len(right),
+        accuracies=(float(np.mean(right)),),
+        chosen_c=(),
+        trials=(),
+        converged=True,
+        predictions_M=found.predictions_M,
+        confusion_CC=confusion_CC,
+    )
+    return outcome, found.trials

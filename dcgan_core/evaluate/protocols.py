@@ -1,0 +1,299 @@
+"""The paper's protocols: which rows are learned from, which choose C, which are judged; each by a seed.
+
+A protocol is given features and a machine, and knows neither images nor files. C is chosen on rows of the
+training part alone; the test part is looked at once, after that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dcgan_core.evaluate.draws import held_out, per_class_draw, stratified_folds, stratified_split
+from dcgan_core.progress import Progress, silent
+
+Rows = NDArray[np.int64]
+Features = NDArray[np.generic]
+"""(N, F); may be a memory-mapped file: rows are taken as they are wanted."""
+
+SVHN_C = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2)
+"""The authors' candidates for SVHN (dcgan.md, section 3)."""
+
+
+class Fitted(Protocol):
+    """A classifier that has learned."""
+
+    @property
+    def converged(self) -> bool: ...
+
+    def predict(self, features_NF: Features) -> Rows: ...
+
+
+class Machine(Protocol):
+    """What learns: fits of the same rows under several values of C (or of k), in the order given."""
+
+    def path(self, features_NF: Features, labels_N: Rows, values: Sequence[float]) -> Sequence[Fitted]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Features and labels of a set's two parts."""
+
+    train_NF: Features
+    train_labels_N: Rows
+    test_MF: Features
+    test_labels_M: Rows
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One value of C: its accuracy on rows that were held back, averaged over ``draws``."""
+
+    c: float
+    accuracy: float
+    draws: int
+    converged: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a protocol found."""
+
+    protocol: str
+    """Its name in tables, such as `400 labels per class`."""
+    train: int
+    """Labelled rows that each fit has learned from."""
+    test: int
+    accuracies: tuple[float, ...]
+    """On the test part, one a fold or draw."""
+    chosen_c: tuple[float, ...]
+    """As ``accuracies``; a single one where it was chosen once for all."""
+    trials: tuple[Trial, ...]
+    converged: bool
+    """Whether every fit that was judged reached its tolerance."""
+    predictions_M: Rows
+    """Of the first fold or draw."""
+    confusion_CC: NDArray[np.int64]
+    """Test rows by true (row) and predicted class, summed over all folds or draws."""
+
+    @property
+    def accuracy(self) -> float:
+        """Mean over folds or draws."""
+        return float(np.mean(self.accuracies))
+
+    @property
+    def sd(self) -> float | None:
+        """Standard deviation over folds or draws (n - 1); None for a single one."""
+        return float(np.std(self.accuracies, ddof=1)) if len(self.accuracies) > 1 else None
+
+
+def all_labels(
+    data: Split,
+    machine: Machine,
+    *,
+    svm_c: Sequence[float],
+    validation_share: float,
+    seed: int,
+    progress: Progress = silent,
+) -> Outcome:
+    """Learn from the whole training part; C by the accuracy on a stratified share of it (paper, 5.1).
+
+    Raises ConfigError where a class has a single row.
+    """
+    fitted, held = stratified_split(data.train_labels_N, validation_share, np.random.default_rng(seed))
+    progress(0, 2, f"choosing C on {len(held):,} images")
+    trials = _tried(data, machine, fitted, held, svm_c)
+    progress(1, 2, "learning from all labels")
+    chosen = best_of(trials).c
+    (machine_of_all,) = machine.path(data.train_NF, data.train_labels_N, [chosen])
+    predictions_M = machine_of_all.predict(data.test_MF)
+    return _outcome(
+        "all labels",
+        len(data.train_labels_N),
+        data,
+        [predictions_M],
+        (chosen,),
+        trials,
+        converged=machine_of_all.converged,
+    )
+
+
+def folds(
+    data: Split,
+    machine: Machine,
+    *,
+    per_class: int,
+    count: int,
+    svm_c: Sequence[float],
+    inner: int = 5,
+    seed: int,
+    progress: Progress = silent,
+) -> Outcome:
+    """``count`` disjoint draws of ``per_class`` labels a class, each with a C of its own (paper, table 1).
+
+    C is chosen by ``inner``-fold cross-validation within the draw, so that no other label has a say. Raises
+    ConfigError where a class has too few rows for all draws.
+    """
+    rng = np.random.default_rng(seed)
+    drawn = per_class_draw(data.train_labels_N, per_class * count, rng)
+    predictions, chosen, all_trials, converged = [], [], [], True
+    for number, rows in enumerate(stratified_folds(data.train_labels_N, drawn, count)):
+        progress(number, count, f"fold {number + 1} of {count}, {per_class} labels a class")
+        own_NF, own_N = _rows(data.train_NF, rows), data.train_labels_N[rows]
+        within = Split(own_NF, own_N, data.test_MF, data.test_labels_M)
+        trials = cross_validated(within, machine, svm_c, inner, rng)
+        chosen.append(best_of(trials).c)
+        all_trials.append(trials)
+        (fitted,) = machine.path(own_NF, own_N, [chosen[-1]])
+        predictions.append(fitted.predict(data.test_MF))
+        converged &= fitted.converged
+    name = f"{per_class:,} labels per class"
+    trials = averaged(all_trials)
+    return _outcome(
+        name, per_class * _classes(data), data, predictions, tuple(chosen), trials, converged=converged
+    )
+
+
+def repeated_draws(
+    data: Split,
+    machine: Machine,
+    *,
+    per_class: int,
+    choosing: int = 10,
+    judging: int = 100,
+    validation: int = 10_000,
+    svm_c: Sequence[float] = SVHN_C,
+    seed: int,
+    progress: Progress = silent,
+) -> Outcome:
+    """The authors' protocol for SVHN (paper, section 5.2).
+
+    ``validation`` rows of the training part are held back. C: the best mean accuracy on these over
+    ``choosing`` draws of ``per_class`` labels a class. Judged: the test accuracy over ``judging`` fresh
+    draws with that C. All draws come from the other rows. Raises ConfigError where there are too few.
+    """
+    rng = np.random.default_rng(seed)
+    pool, held = held_out(data.train_labels_N, validation, rng)
+    held_NF, held_N = _rows(data.train_NF, held), data.train_labels_N[held]
+
+    def fits(values: Sequence[float]) -> Sequence[Fitted]:
+        rows = pool[per_class_draw(data.train_labels_N[pool], per_class, rng)]
+        return machine.path(_rows(data.train_NF, rows), data.train_labels_N[rows], values)
+
+    total, all_trials = choosing + judging, []
+    for number in range(choosing):
+        progress(number, total, f"choosing C, draw {number + 1} of {choosing}")
+        all_trials.append(
+            tuple(
+                Trial(c, _share(fitted.predict(held_NF), held_N), 1, fitted.converged)
+                for c, fitted in zip(svm_c, fits(svm_c), strict=True)
+            )
+        )
+    trials = averaged(all_trials)
+    chosen, predictions, converged = best_of(trials).c, [], True
+    for number in range(judging):
+        progress(choosing + number, total, f"draw {number + 1} of {judging}")
+        (fitted,) = fits([chosen])
+        predictions.append(fitted.predict(data.test_MF))
+        converged &= fitted.converged
+    name = f"{per_class * _classes(data):,} labels"
+    return _outcome(
+        name, per_class * _classes(data), data, predictions, (chosen,), trials, converged=converged
+    )
+
+
+def cross_validated(
+    data: Split, machine: Machine, svm_c: Sequence[float], count: int, rng: np.random.Generator
+) -> tuple[Trial, ...]:
+    """Each C by its mean accuracy over ``count`` stratified folds of the training part."""
+    labels_N = data.train_labels_N
+    everything = rng.permutation(len(labels_N))
+    parts = stratified_folds(labels_N, everything, count)
+    tried = []
+    for held in parts:
+        fitted = np.setdiff1d(everything, held)
+        tried.append(_tried(data, machine, fitted, held, svm_c))
+    return averaged(tried)
+
+
+def best_of(trials: Sequence[Trial]) -> Trial:
+    """The highest accuracy; of equals the smallest C."""
+    return min(trials, key=lambda trial: (-trial.accuracy, trial.c))
+
+
+def averaged(tried: Sequence[Sequence[Trial]]) -> tuple[Trial, ...]:
+    """The same values of C, tried several times."""
+    return tuple(
+        Trial(
+            same[0].c,
+            float(np.mean([each.accuracy for each in same])),
+            sum(each.draws for each in same),
+            all(each.converged for each in same),
+        )
+        for same in zip(*tried, strict=True)
+    )
+
+
+def wilson_interval(right: int, total: int) -> tuple[float, float]:
+    """Wilson's 95 % score interval of the share ``right / total``; ``total`` > 0."""
+    z = 1.959964
+    share, spread = right / total, z * z / total
+    centre = (share + spread / 2) / (1 + spread)
+    half = z * math.sqrt(share * (1 - share) / total + spread / (4 * total)) / (1 + spread)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def _tried(
+    data: Split, machine: Machine, fitted: Rows, held: Rows, svm_c: Sequence[float]
+) -> tuple[Trial, ...]:
+    held_NF, held_N = _rows(data.train_NF, held), data.train_labels_N[held]
+    fits = machine.path(_rows(data.train_NF, fitted), data.train_labels_N[fitted], svm_c)
+    return tuple(
+        Trial(c, _share(one.predict(held_NF), held_N), 1, one.converged)
+        for c, one in zip(svm_c, fits, strict=True)
+    )
+
+
+def _outcome(
+    name: str,
+    train: int,
+    data: Split,
+    predictions: Sequence[Rows],
+    chosen_c: tuple[float, ...],
+    trials: tuple[Trial, ...],
+    *,
+    converged: bool,
+) -> Outcome:
+    labels_M, classes = data.test_labels_M, _classes(data)
+    confusion_CC = np.zeros((classes, classes), np.int64)
+    for said_M in predictions:
+        np.add.at(confusion_CC, (labels_M, said_M), 1)
+    return Outcome(
+        protocol=name,
+        train=train,
+        test=len(labels_M),
+        accuracies=tuple(_share(said_M, labels_M) for said_M in predictions),
+        chosen_c=chosen_c,
+        trials=trials,
+        converged=converged,
+        predictions_M=predictions[0],
+        confusion_CC=confusion_CC,
+    )
+
+
+def _rows(features_NF: Features, rows: Rows) -> Features:
+    """Some rows in memory, as they are kept."""
+    return np.asarray(features_NF[rows])
+
+
+def _classes(data: Split) -> int:
+    return int(max(data.train_labels_N.max(), data.test_labels_M.max())) + 1
+
+
+def _share(said_N: Rows, labels_N: Rows) -> float:
+    return float(np.mean(said_N == labels_N))

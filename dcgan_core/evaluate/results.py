@@ -1,0 +1,139 @@
+"""Measured scores beside published ones, as a page: what stands in `docs/results.md`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dcgan_core.evaluate.published import QUANTITIES, Measured, Table, aligned, markdown
+
+TABLES: dict[tuple[str, str], Table] = {
+    ("cifar10", "all labels"): "cifar10",
+    ("cifar10", "400 labels per class"): "cifar10-400",
+    ("svhn", "1,000 labels"): "svhn-1000",
+}
+"""The paper's table of a set's protocol and what is learned from."""
+BESIDE: dict[tuple[Table, str], str] = {
+    ("cifar10", "discriminator"): "dcgan",
+    ("cifar10", "kmeans"): "kmeans-1",
+    ("cifar10-400", "discriminator"): "dcgan",
+    ("cifar10-400", "kmeans"): "kmeans-1",
+    ("svhn-1000", "discriminator"): "dcgan",
+    ("svhn-1000", "knn"): "knn",
+    ("svhn-1000", "supervised"): "supervised-cnn",
+}
+"""The published row that a kind of features replicates."""
+ERRORS: frozenset[Table] = frozenset({"svhn-1000"})
+"""Tables of errors; the others are of accuracies."""
+
+HEAD = """# Results
+
+Made by `dcgan results` from the records in `docs/results/`; not edited by hand. Figures are percent. `±` is
+the standard deviation over folds or draws (a published row may mean something else: its note says so). "not
+run": a published row that nobody has replicated here.
+"""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One labelled set of one run of `evaluate`, with all that somebody needs to do it again."""
+
+    set: str
+    protocol: str
+    source: str
+    classes: int
+    train: int
+    test: int
+    rows: tuple[dict[str, Any], ...]
+    """As the stage `scores` keeps them: kind, protocol, accuracy, sd, accuracies, width ..."""
+    net: str
+    trained_on: str
+    images_seen: int
+    updates: str
+    machine: str
+    date: str
+    command: str
+    note: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return {**vars(self), "rows": list(self.rows)}
+
+
+def record_from_json(values: dict[str, Any]) -> Record:
+    """The inverse of ``to_json``."""
+    return Record(**{**values, "rows": tuple(values["rows"])})
+
+
+def page(records: Sequence[Record]) -> str:
+    """The whole page: each of the paper's tables that something was run for, then the other sets, then how
+    each record came about."""
+    numbered = list(enumerate(records, 1))
+    parts = [HEAD]
+    for table in dict.fromkeys(TABLES.values()):
+        measured = [
+            _measured(table, row, number)
+            for number, record in numbered
+            for row in record.rows
+            if TABLES.get((record.protocol, row["protocol"])) == table
+        ]
+        if measured:
+            parts.append(f"## {_title(table)}\n\n{markdown(table, measured)}")
+    others = [
+        (number, record, row)
+        for number, record in numbered
+        for row in record.rows
+        if (record.protocol, row["protocol"]) not in TABLES
+    ]
+    if others:
+        head = ("set", "features", "learned from", "accuracy", "95 % interval of the test images", "run")
+        lines = [
+            (
+                record.set,
+                row["features"],
+                row["protocol"],
+                _figure(100 * row["accuracy"], row["sd"]),
+                f"{100 * row['ci95'][0]:.1f} to {100 * row['ci95'][1]:.1f}",
+                f"[{number}]",
+            )
+            for number, record, row in others
+        ]
+        parts.append(f"## Other labelled sets\n\naccuracy, %\n\n{aligned([head, *lines], right=(3,))}")
+    parts.append("## Runs\n\n" + "\n".join(_about(number, record) for number, record in numbered))
+    return "\n".join(parts)
+
+
+def _title(table: Table) -> str:
+    return (
+        QUANTITIES[table].removesuffix(", %").capitalize().replace("cifar", "CIFAR").replace("svhn", "SVHN")
+    )
+
+
+def _measured(table: Table, row: dict[str, Any], number: int) -> Measured:
+    accuracy = 100 * row["accuracy"]
+    notes = [f"run {number}", f"{row['width']:,} features"] if row["width"] else [f"run {number}"]
+    if not row["converged"]:
+        notes.append("the solver stopped before its optimum")
+    return Measured(
+        name=row["features"],
+        value=100 - accuracy if table in ERRORS else accuracy,
+        sd=None if row["sd"] is None else 100 * row["sd"],
+        n=len(row["accuracies"]) if len(row["accuracies"]) > 1 else None,
+        notes="; ".join(notes),
+        beside=BESIDE.get((table, row["kind"]), ""),
+    )
+
+
+def _figure(percent: float, sd: float | None) -> str:
+    return f"{percent:.2f}" if sd is None else f"{percent:.2f} ± {100 * sd:.2f}"
+
+
+def _about(number: int, record: Record) -> str:
+    lines = [
+        f"{number}. **{record.set}**: {record.source}, {record.classes} classes, {record.train:,} training "
+        f"and {record.test:,} test images.",
+        f"   Net `{record.net}`, trained on {record.trained_on}: {record.images_seen:,} images seen, "
+        f"{record.updates}. {record.machine}, {record.date}.",
+        f"   `{record.command}`",
+    ]
+    return "\n".join([*lines, f"   {record.note}"] if record.note else lines) + "\n"

@@ -1,0 +1,224 @@
+"""The stage `scores`: every labelled set judged by its protocols, on D's features and on each baseline."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from dcgan_core.artifacts import Receipt, write_part
+from dcgan_core.config import Json, LabelledSet
+from dcgan_core.errors import ConfigError
+from dcgan_core.evaluate.stage import TRAINED, UNTRAINED, OverSets, features_of
+from dcgan_core.progress import Progress
+from dcgan_core.stage import Part, Summary
+from dcgan_core.storage import Store
+from dcgan_core.tables import write_rows
+
+if TYPE_CHECKING:
+    from dcgan_core.evaluate.protocols import Outcome, Split
+    from dcgan_core.evaluate.supervised import SearchTrial
+
+PREDICTIONS = pa.schema(
+    [
+        ("features", pa.string()),
+        ("protocol", pa.string()),
+        ("row", pa.int32()),
+        ("label", pa.int32()),
+        ("predicted", pa.int32()),
+    ]
+)
+NAMES = {
+    "untrained": UNTRAINED,
+    "pixels": "raw pixels",
+    "knn": "nearest neighbours in pixels",
+    "kmeans": "K-means",
+    "supervised": "supervised CNN",
+}
+"""Baselines by their names in the configuration and in tables."""
+_FITTED = ("validation_share", "svm_c", "knn_k", "labels_per_class", "folds", "draws")
+_FIELDS = {
+    "kmeans": ("kmeans_units",),
+    "supervised": ("supervised_trials", "supervised_epochs"),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class _Judged:
+    """What a part found."""
+
+    outcomes: Sequence[Outcome]
+    width: int
+    """Of the features; 0 where there are none."""
+    search: Sequence[dict[str, Any]] = ()
+    """Trials of a random search, those that failed among them."""
+
+
+@dataclass(frozen=True)
+class Scores(OverSets):
+    """Accuracy of an L2-SVM on D's features of each set, beside the baselines; a part for each of both."""
+
+    artifact: ClassVar[str] = "scores"
+    version: ClassVar[int] = 2
+    unit: ClassVar[str] = "classifiers"
+
+    def settings(self) -> dict[str, Json]:
+        extra = [name for kind in self.config.baselines for name in _FIELDS.get(kind, ())]
+        return self.config.identity("max_train", "max_test", "test_share", "baselines", *_FITTED, *extra)
+
+    def plan(self, store: Store) -> Sequence[Part]:
+        manifest = self.input_manifest(store, "features")
+        parts: list[Part] = []
+        for spec in self.config.sets:
+            for kind in (TRAINED, *self.config.baselines):
+                about = (spec.name, self.identities[spec.name], spec.protocol, self.size, kind)
+                fields = self.config.identity(
+                    "max_train", "max_test", "test_share", *_FITTED, *_FIELDS.get(kind, ())
+                )
+                learned = [  # of this set and net alone: others beside them change nothing
+                    part.key
+                    for part in manifest.parts
+                    if (part.metrics["set"], part.metrics["net"]) == (spec.name, NAMES.get(kind, kind))
+                ]
+                net = manifest.parts[0].metrics["spec"] if kind == "supervised" else None
+                key = self.key_of(*about, fields, learned, net)
+                parts.append(Part(len(parts), key, (spec, kind)))
+        return parts
+
+    def work(self, store: Store, part: Part, progress: Progress) -> Receipt:
+        spec, kind = part.payload
+        name = NAMES.get(kind, kind)
+        data = self.load(spec)
+
+        def told(done: float, total: float, note: str) -> None:
+            progress(done, total, f"{spec.name}, {name}: {note}")
+
+        try:
+            judged = self._judged(store, spec, kind, told)
+        except ConfigError as error:  # too few labels for a protocol, mostly
+            raise ConfigError(
+                f"labelled set {spec.name}: {error} (evaluate.folds, labels_per_class)"
+            ) from None
+        found = judged.outcomes
+        score = {
+            "set": spec.name,
+            "source": data.source,
+            "classes": list(data.classes),
+            "protocol": spec.protocol,
+            "train": len(data.train_labels_N),
+            "test": len(data.test_labels_N),
+            "features": name,
+            "kind": kind,
+            "width": judged.width,
+            "rows": [{"features": name, "width": judged.width, **_row(outcome)} for outcome in found],
+            "search": judged.search,
+        }
+        rows = [
+            {
+                "features": name,
+                "protocol": outcome.protocol,
+                "row": row,
+                "label": int(label),
+                "predicted": int(said),
+            }
+            for outcome in found
+            for row, (label, said) in enumerate(zip(data.test_labels_N, outcome.predictions_M, strict=True))
+        ]
+        number = f"{part.index:05d}"
+        files = (
+            write_part(
+                store, self.address, f"scores-{number}.json", (json.dumps(score, indent=1) + "\n").encode()
+            ),
+            write_rows(store, self.address, f"predictions-{number}.parquet", rows, PREDICTIONS),
+        )
+        metrics = {
+            "set": spec.name,
+            "features": name,
+            "accuracy": {each.protocol: round(each.accuracy, 4) for each in found},
+            "machine": self.machine,
+        }
+        return Receipt(
+            part=part.index, key=part.key, files=files, counts={"test": score["test"]}, metrics=metrics
+        )
+
+    def finish(self, store: Store, receipts: Sequence[Receipt]) -> Summary:
+        accuracy: dict[str, dict[str, Any]] = {}
+        counts = {}
+        for receipt in receipts:
+            facts = receipt.metrics
+            accuracy.setdefault(facts["set"], {})[facts["features"]] = facts["accuracy"]
+            counts[f"{facts['set']} test"] = receipt.counts["test"]
+        return Summary(counts=counts, metrics={"accuracy": accuracy})
+
+    def _judged(self, store: Store, spec: LabelledSet, kind: str, progress: Progress) -> _Judged:
+        from dcgan_core.evaluate.contest import Neighbours, Svm, outcomes, supervised
+        from dcgan_core.models.specs import spec_from_json
+
+        if kind == "supervised":
+            net = spec_from_json(self.input_manifest(store, "features").parts[0].metrics["spec"])
+            found, search = supervised(
+                spec, self.config, self.load(spec), net, seed=self.seed, device=self.device, progress=progress
+            )
+            return _Judged([found], 0, [_trial(each) for each in search])
+        machine = Neighbours(self.device) if kind == "knn" else Svm(self.device)
+        with self._split(store, spec, kind, progress) as split:
+            found = outcomes(spec, self.config, split, machine, seed=self.seed, progress=progress)
+            return _Judged(found, int(split.train_NF.shape[1]))
+
+    @contextmanager
+    def _split(self, store: Store, spec: LabelledSet, kind: str, progress: Progress) -> Iterator[Split]:
+        from dcgan_core.evaluate.features import pixel_features
+        from dcgan_core.evaluate.kmeans import kmeans_features
+        from dcgan_core.evaluate.protocols import Split
+
+        data = self.load(spec)
+        train, test = data.train_images_NHW3, data.test_images_NHW3
+        labels = data.train_labels_N, data.test_labels_N
+        if kind in (TRAINED, "untrained"):
+            name = UNTRAINED if kind == "untrained" else TRAINED
+            with features_of(store, self.input_manifest(store, "features"), spec.name, name) as halves:
+                yield Split(halves["train"], labels[0], halves["test"], labels[1])
+            return
+        if kind == "kmeans":
+            train_NF, test_MF = kmeans_features(
+                train,
+                test,
+                centroids=self.config.kmeans_units,
+                seed=self.seed,
+                device=self.device,
+                progress=progress,
+            )
+        elif kind == "knn":  # whole numbers: distances, and with them ties, are exact
+            train_NF, test_MF = train.reshape(len(train), -1), test.reshape(len(test), -1)
+        else:
+            train_NF, test_MF = pixel_features(train), pixel_features(test)
+        yield Split(train_NF, labels[0], test_MF, labels[1])
+
+
+def _trial(trial: SearchTrial) -> dict[str, Any]:
+    return {**asdict(trial), "settings": asdict(trial.settings)}
+
+
+def _row(outcome: Outcome) -> dict[str, Any]:
+    from dcgan_core.evaluate.protocols import wilson_interval
+
+    right = round(outcome.accuracy * outcome.test)
+    return {
+        "protocol": outcome.protocol,
+        "train": outcome.train,
+        "test": outcome.test,
+        "accuracy": outcome.accuracy,
+        "sd": outcome.sd,
+        "accuracies": list(outcome.accuracies),
+        "ci95": list(wilson_interval(right, outcome.test)),
+        "c": float(np.median(outcome.chosen_c)) if outcome.chosen_c else None,
+        "chosen_c": list(outcome.chosen_c),
+        "trials": [vars(trial) for trial in outcome.trials],
+        "converged": outcome.converged,
+        "confusion": outcome.confusion_CC.tolist(),
+    }

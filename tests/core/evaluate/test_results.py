@@ -1,0 +1,101 @@
+"""Records of scores become the page of results: the paper's rows, ours beside them, how each came about."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dcgan_core.errors import ConfigError
+from dcgan_core.evaluate.records import keep, page_of
+from dcgan_core.evaluate.results import Record, page, record_from_json
+
+
+def row(kind: str, features: str, protocol: str, accuracies: list[float], **changes: Any) -> dict[str, Any]:
+    mean = sum(accuracies) / len(accuracies)
+    facts = {"width": 28_672, "sd": 0.004 if len(accuracies) > 1 else None, "converged": True}
+    interval = [mean - 0.01, mean + 0.01]
+    return {
+        "kind": kind,
+        "features": features,
+        "protocol": protocol,
+        "accuracy": mean,
+        "accuracies": accuracies,
+        "ci95": interval,
+        **facts,
+        **changes,
+    }
+
+
+CIFAR = Record(
+    set="cifar10",
+    protocol="cifar10",
+    source="cifar10-train.parquet",
+    classes=10,
+    train=50_000,
+    test=10_000,
+    rows=(
+        row("discriminator", "discriminator", "all labels", [0.71]),
+        row("discriminator", "discriminator", "400 labels per class", [0.60, 0.62]),
+        row("kmeans", "K-means", "all labels", [0.77], width=6400),
+        row("pixels", "raw pixels", "all labels", [0.39], converged=False),
+    ),
+    net="imagenet32",
+    trained_on="60,000 images of parquet",
+    images_seen=1_800_064,
+    updates="7,032 updates of G and 7,031 of D",
+    machine="one GPU",
+    date="2026-11-26",
+    command="dcgan run evaluate --preset imagenet32",
+)
+
+
+def test_the_papers_rows_stand_there_with_ours_beside_them_or_not_run() -> None:
+    text = page([CIFAR])
+    lines = text.splitlines()
+    dcgan = next(line for line in lines if "DCGAN + L2-SVM" in line)
+    assert [cell.strip() for cell in dcgan.split("|")][2:5] == ["82.80", "71.00", "-11.80"]
+    few = [line for line in lines if "DCGAN + L2-SVM" in line][1]
+    assert "73.80 ± 0.40" in few
+    assert "61.00 ± 0.40" in few
+    assert "n = 2" in few
+    assert "not run" in next(line for line in lines if "Exemplar CNN" in line)
+    kmeans = next(line for line in lines if "1 layer K-means: K-means" in line)
+    assert "77.00" in kmeans
+    assert "the solver stopped" in next(line for line in lines if "raw pixels" in line)
+    for words in (
+        "1,800,064 images seen",
+        "one GPU",
+        "2026-11-26",
+        "`dcgan run evaluate --preset imagenet32`",
+    ):
+        assert words in text
+
+
+def test_svhn_is_given_in_errors_and_other_sets_in_a_table_of_their_own() -> None:
+    svhn = replace(
+        CIFAR,
+        set="svhn",
+        protocol="svhn",
+        rows=(row("discriminator", "discriminator", "1,000 labels", [0.7, 0.72]),),
+    )
+    other = replace(CIFAR, set="digits", protocol="labelled", rows=CIFAR.rows[:1])
+    text = page([svhn, other])
+    assert "29.00 ± 0.40" in next(line for line in text.splitlines() if "DCGAN + L2-SVM" in line)
+    assert "+6.52" in text
+    section = text[text.index("## Other labelled sets") : text.index("## Runs")]
+    assert "digits" in section
+    assert "[2]" in section
+    assert "CIFAR" not in text[: text.index("## Runs")]
+
+
+def test_records_survive_their_files_and_what_is_none_is_named(tmp_path: Path) -> None:
+    assert record_from_json(CIFAR.to_json()) == CIFAR
+    keep(tmp_path, [CIFAR], "0123456789abcdef")
+    assert [path.name for path in tmp_path.iterdir()] == ["cifar10-01234567.json"]
+    assert page_of(tmp_path) == page([CIFAR])
+    (tmp_path / "stray.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"stray.json is no record"):
+        page_of(tmp_path)
