@@ -70,7 +70,8 @@ class _Neighbourhood:
     converged: bool = True
 
     def predict(self, features_NF: Features) -> Rows:
-        index_QK, _ = nearest(self.features_NF, features_NF, self.k, device=self.device)
+        k = min(self.k, len(self.labels_N))  # a fold of few labels may have fewer
+        index_QK, _ = nearest(self.features_NF, features_NF, k, device=self.device)
         return vote(self.labels_N[index_QK])
 
 

@@ -62,6 +62,14 @@ def test_neighbours_are_scikit_learns_on_pixels_as_they_are() -> None:
     )
 
 
+def test_more_neighbours_than_there_are_labels_are_all_of_them() -> None:
+    whole, few = outcomes(
+        labelled(), chosen(knn_k=(1, 25), labels_per_class=(2,)), split(scale=1), Neighbours(), seed=1
+    )
+    assert whole.accuracy > few.accuracy > 0.3
+    assert set(few.chosen_c) == {1}
+
+
 def test_the_svhn_protocol_takes_the_authors_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dcgan_core.evaluate.contest.SVHN_LABELS", 20)
     monkeypatch.setattr("dcgan_core.evaluate.contest.SVHN_VALIDATION", 300)
