@@ -490,8 +490,9 @@ class EvaluateConfig(Section):
     """Values of C tried; the best on rows that are held back from training is taken."""
     knn_k: tuple[PositiveInt, ...] = (1, 3, 5, 9, 15, 25)
     """Numbers of neighbours tried in the same way."""
-    labels_per_class: tuple[PositiveInt, ...] = ()
-    """For sets of the protocol `labelled`: also judge with so few labels of each class."""
+    labels_per_class: tuple[Annotated[int, Field(ge=2)], ...] = ()
+    """For sets of the protocol `labelled`: also judge with so few labels of each class, two at least: C is
+    chosen among them."""
     folds: Annotated[int, Field(ge=2)] = 10
     """Disjoint draws of few labels; their mean and standard deviation are given."""
     draws: PositiveInt = 100

@@ -136,8 +136,9 @@ def folds(
 ) -> Outcome:
     """``count`` disjoint draws of ``per_class`` labels a class, each with a C of its own (paper, table 1).
 
-    C is chosen by ``inner``-fold cross-validation within the draw, so that no other label has a say. Raises
-    ConfigError where a class has too few rows for all draws.
+    C is chosen by cross-validation within the draw, of ``inner`` folds or one a label where there are fewer
+    (at least two), so that no other label has a say. Raises ConfigError where a class has too few rows for
+    all draws.
     """
     rng = np.random.default_rng(seed)
     drawn = per_class_draw(data.train_labels_N, per_class * count, rng)
@@ -146,7 +147,7 @@ def folds(
         progress(number, count, f"fold {number + 1} of {count}, {per_class} labels a class")
         own_NF, own_N = _rows(data.train_NF, rows), data.train_labels_N[rows]
         within = Split(own_NF, own_N, data.test_MF, data.test_labels_M)
-        trials = cross_validated(within, machine, svm_c, inner, rng)
+        trials = cross_validated(within, machine, svm_c, min(inner, per_class), rng)
         chosen.append(best_of(trials).c)
         all_trials.append(trials)
         (fitted,) = machine.path(own_NF, own_N, [chosen[-1]])
