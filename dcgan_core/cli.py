@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -326,7 +327,7 @@ def results(
         trained = read_manifest(store, train.address)
         if trained is None:
             raise MissingArtifact("results", "train", train.address.fingerprint, "train", preset)
-        words = "".join(f" -o {text}" for text in override or [])
+        words = "".join(f" -o {shlex.quote(text)}" for text in override or [])
         command = f"dcgan run evaluate --preset {preset}{words}"
         keep(folder, records_of(store, scores, trained, pipeline.config, command), last.address.fingerprint)
     if not any(folder.glob("*.json")):
