@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from dcgan_core.artifacts import Receipt, write_part
+from dcgan_core.artifacts import PartFile, Receipt, write_part
 from dcgan_core.config import Json, LabelledSet
 from dcgan_core.errors import ConfigError
 from dcgan_core.evaluate.stage import TRAINED, UNTRAINED, OverSets, features_of
@@ -135,6 +135,7 @@ class Scores(OverSets):
                 store, self.address, f"scores-{number}.json", (json.dumps(score, indent=1) + "\n").encode()
             ),
             write_rows(store, self.address, f"predictions-{number}.parquet", rows, PREDICTIONS),
+            *self._pictures(store, number, f"{spec.name}, {name}", data.classes, found),
         )
         metrics = {
             "set": spec.name,
@@ -145,6 +146,16 @@ class Scores(OverSets):
         return Receipt(
             part=part.index, key=part.key, files=files, counts={"test": score["test"]}, metrics=metrics
         )
+
+    def _pictures(
+        self, store: Store, number: str, about: str, classes: Sequence[str], found: Sequence[Outcome]
+    ) -> Iterator[PartFile]:
+        from dcgan_core.evaluate.pictures import confusion_png
+
+        for place, outcome in enumerate(found):
+            picture = confusion_png(outcome.confusion_CC, classes, f"{about}, {outcome.protocol}")
+            name = f"confusion-{number}-{place}.png"
+            yield write_part(store, self.address, name, picture, is_data=False)
 
     def finish(self, store: Store, receipts: Sequence[Receipt]) -> Summary:
         accuracy: dict[str, dict[str, Any]] = {}
