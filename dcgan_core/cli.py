@@ -309,6 +309,7 @@ def results(
         str | None, typer.Option("--preset", "-p", help="First keep the scores of this configuration.")
     ] = None,
     override: OverrideOption = None,
+    note: Annotated[str, typer.Option("--note", help="What a reader should know of this run.")] = "",
 ) -> None:
     """Scores beside the paper's: keep those of a run, and write the page of all that were kept."""
     from dcgan_core.evaluate.records import keep, page_of, records_of
@@ -329,7 +330,8 @@ def results(
             raise MissingArtifact("results", "train", train.address.fingerprint, "train", preset)
         words = "".join(f" -o {shlex.quote(text)}" for text in override or [])
         command = f"dcgan run evaluate --preset {preset}{words}"
-        keep(folder, records_of(store, scores, trained, pipeline.config, command), last.address.fingerprint)
+        records = records_of(store, scores, trained, pipeline.config, command, note)
+        keep(folder, records, last.address.fingerprint)
     if not any(folder.glob("*.json")):
         raise ConfigError(f"{folder} holds no records; give --preset to keep those of a run")
     to.parent.mkdir(parents=True, exist_ok=True)

@@ -144,7 +144,8 @@ def supervised(
     if few:
         shown = per_class_draw(labels_N, few, rng)
         others = np.setdiff1d(np.arange(len(labels_N)), shown)
-        held = others[stratified_draw(labels_N[others], _VALIDATION, rng)]
+        most = SVHN_VALIDATION if spec.protocol == "svhn" else _VALIDATION
+        held = others[stratified_draw(labels_N[others], most, rng)]
     else:
         shown, held = stratified_split(labels_N, config.validation_share, rng)
     found = random_search(

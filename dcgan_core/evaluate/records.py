@@ -15,7 +15,7 @@ from dcgan_core.storage import Store
 
 
 def records_of(
-    store: Store, scores: Manifest, train: Manifest, config: PipelineConfig, command: str
+    store: Store, scores: Manifest, train: Manifest, config: PipelineConfig, command: str, note: str = ""
 ) -> list[Record]:
     """What a finished `scores` artifact says of each of its sets, with how it came about."""
     by_set: dict[str, list[dict[str, Any]]] = {}
@@ -25,6 +25,8 @@ def records_of(
         score = json.loads(read_part(store, scores.address, file))
         by_set.setdefault(score["set"], []).append(score)
         machines[score["set"]] = part.metrics.get("machine", "")
+    if not by_set:
+        raise ConfigError("nothing was judged: evaluate.sets is empty; name labelled sets and run evaluate")
     counts, place = train.counts, Path(config.scrape.path).name
     images = f"{counts['samples']:,} images of {config.scrape.source}{f' ({place})' if place else ''}"
     return [
@@ -45,6 +47,7 @@ def records_of(
             machine=machines[name],
             date=str(scores.provenance.get("finished", ""))[:10],
             command=command,
+            note=note,
         )
         for name, same in by_set.items()
     ]

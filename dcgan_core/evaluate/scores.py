@@ -41,6 +41,7 @@ NAMES = {
     "supervised": "supervised CNN",
 }
 """Baselines by their names in the configuration and in tables."""
+_OF_IMAGES = ("max_train", "max_test", "test_share")
 _FITTED = ("validation_share", "svm_c", "knn_k", "labels_per_class", "folds", "draws")
 _FIELDS = {
     "kmeans": ("kmeans_units",),
@@ -68,8 +69,17 @@ class Scores(OverSets):
     unit: ClassVar[str] = "classifiers"
 
     def settings(self) -> dict[str, Json]:
+        return self.config.identity(*_OF_IMAGES)
+
+    def source(self) -> dict[str, Json]:
+        """The sets with their protocols, and what is asked of them: no settings, so that parts whose keys are
+        as before are taken over where another baseline or protocol is wanted."""
         extra = [name for kind in self.config.baselines for name in _FIELDS.get(kind, ())]
-        return self.config.identity("max_train", "max_test", "test_share", "baselines", *_FITTED, *extra)
+        return {
+            **super().source(),
+            "protocols": {spec.name: spec.protocol for spec in self.config.sets},
+            "asked": self.config.identity("baselines", *_FITTED, *extra),
+        }
 
     def plan(self, store: Store) -> Sequence[Part]:
         manifest = self.input_manifest(store, "features")
@@ -77,9 +87,7 @@ class Scores(OverSets):
         for spec in self.config.sets:
             for kind in (TRAINED, *self.config.baselines):
                 about = (spec.name, self.identities[spec.name], spec.protocol, self.size, kind)
-                fields = self.config.identity(
-                    "max_train", "max_test", "test_share", *_FITTED, *_FIELDS.get(kind, ())
-                )
+                fields = self.config.identity(*_OF_IMAGES, *_FITTED, *_FIELDS.get(kind, ()))
                 learned = [  # of this set and net alone: others beside them change nothing
                     part.key
                     for part in manifest.parts

@@ -118,8 +118,11 @@ class Features(OverSets):
     unit: ClassVar[str] = "images"
 
     def settings(self) -> dict[str, Json]:
-        nets = {"untrained": "untrained" in self.config.baselines}
-        return {**self.config.identity(*_OF_IMAGES, "batch_norm", "feature_type"), **nets}
+        return self.config.identity(*_OF_IMAGES, "batch_norm", "feature_type")
+
+    def source(self) -> dict[str, Json]:
+        """The sets, and whether the untrained net is wanted: not a setting, so that parts are taken over."""
+        return {**super().source(), "untrained": "untrained" in self.config.baselines}
 
     def plan(self, store: Store) -> Sequence[Part]:
         from dcgan_core.evaluate.rows import row_ranges
@@ -188,9 +191,10 @@ class Features(OverSets):
             images_NHW3 = self.load(wanted.spec).train_images_NHW3[:_CALIBRATION]
             batches = calibration_batches(net, images_NHW3)
             _PREPARED.clear()
-            _PREPARED[key] = cast(
-                "Discriminator", batch_norm_mode(net.to(self.device), self.config.batch_norm, batches)
-            )
+            mode = self.config.batch_norm
+            if wanted.net == UNTRAINED and mode == "running":
+                mode = "recalibrated"  # it has no running averages yet
+            _PREPARED[key] = cast("Discriminator", batch_norm_mode(net.to(self.device), mode, batches))
         return _PREPARED[key]
 
 

@@ -92,11 +92,20 @@ def test_every_baseline_is_judged_and_another_one_leaves_the_rest_alone(
     keys = {part.metrics["features"]: part.key for part in all_of_them.parts}
     for part in some.parts:
         assert keys[part.metrics["features"]] == part.key
+    assert all_of_them.provenance["parts_reused"] == len(some.parts)
     predictions = read_all(finished_store, all_of_them, "predictions-").to_pylist()
     mine = [row for row in predictions if row["features"] == "K-means" and row["protocol"] == "all labels"]
     right = sum(row["label"] == row["predicted"] for row in mine)
     assert len(mine) == 100
     assert accuracy["K-means"]["all labels"] == pytest.approx(right / 100)
+
+
+def test_another_protocol_of_a_set_is_another_answer(tiny: Tiny, finished_store: Store) -> None:
+    few = {**FEW, "labels_per_class": [], "baselines": ["pixels"], "max_train": 1300}
+    run_all(tiny, finished_store, **few)
+    again = {**few, "sets": [{"name": "digits", "kind": "digits", "protocol": "svhn"}]}
+    with pytest.raises(ConfigError, match=r"labelled set digits: 10,?000 of"):
+        run_all(tiny, finished_store, **again)
 
 
 def test_a_run_is_kept_as_a_record_and_shown_on_the_page(
