@@ -28,7 +28,7 @@ HEAVY = (
     "dcgan_core.dedup.neighbours",
     "dcgan_core.evaluate.datasets",
     "dcgan_core.evaluate.features",
-    "dcgan_core.evaluate.protocol",
+    "dcgan_core.evaluate.contest",
     "dcgan_core.models.weights",
     "dcgan_core.report.gather",
     "dcgan_core.report.page",
