@@ -22,6 +22,7 @@ from dcgan_core.evaluate.protocols import (
     Split,
     all_labels,
     folds,
+    outcome_of,
     repeated_draws,
 )
 from dcgan_core.evaluate.supervised import SearchTrial, random_search
@@ -166,18 +167,5 @@ def supervised(
     name = f"{few:,} labels per class" if few else "all labels"
     if spec.protocol == "svhn":
         name = f"{len(shown):,} labels"
-    right = found.predictions_M == data.test_labels_N
-    confusion_CC = np.zeros((len(data.classes), len(data.classes)), np.int64)
-    np.add.at(confusion_CC, (data.test_labels_N, found.predictions_M), 1)
-    outcome = Outcome(
-        protocol=name,
-        train=len(shown),
-        test=len(right),
-        accuracies=(float(np.mean(right)),),
-        chosen_c=(),
-        trials=(),
-        converged=True,
-        predictions_M=found.predictions_M,
-        confusion_CC=confusion_CC,
-    )
+    outcome = outcome_of(name, len(shown), data.test_labels_N, len(data.classes), [found.predictions_M])
     return outcome, found.trials

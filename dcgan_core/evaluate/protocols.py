@@ -112,13 +112,14 @@ def all_labels(
     chosen = best_of(trials).c
     (machine_of_all,) = machine.path(data.train_NF, data.train_labels_N, [chosen])
     predictions_M = machine_of_all.predict(data.test_MF)
-    return _outcome(
+    return outcome_of(
         "all labels",
         len(data.train_labels_N),
-        data,
+        data.test_labels_M,
+        _classes(data),
         [predictions_M],
-        (chosen,),
-        trials,
+        chosen_c=(chosen,),
+        trials=trials,
         converged=machine_of_all.converged,
     )
 
@@ -153,10 +154,17 @@ def folds(
         (fitted,) = machine.path(own_NF, own_N, [chosen[-1]])
         predictions.append(fitted.predict(data.test_MF))
         converged &= fitted.converged
-    name = f"{per_class:,} labels per class"
+    name, classes = f"{per_class:,} labels per class", _classes(data)
     trials = averaged(all_trials)
-    return _outcome(
-        name, per_class * _classes(data), data, predictions, tuple(chosen), trials, converged=converged
+    return outcome_of(
+        name,
+        per_class * classes,
+        data.test_labels_M,
+        classes,
+        predictions,
+        chosen_c=tuple(chosen),
+        trials=trials,
+        converged=converged,
     )
 
 
@@ -189,12 +197,7 @@ def repeated_draws(
     total, all_trials = choosing + judging, []
     for number in range(choosing):
         progress(number, total, f"choosing C, draw {number + 1} of {choosing}")
-        all_trials.append(
-            tuple(
-                Trial(c, _share(fitted.predict(held_NF), held_N), 1, fitted.converged)
-                for c, fitted in zip(svm_c, fits(svm_c), strict=True)
-            )
-        )
+        all_trials.append(_trials(svm_c, fits(svm_c), held_NF, held_N))
     trials = averaged(all_trials)
     chosen, predictions, converged = best_of(trials).c, [], True
     for number in range(judging):
@@ -202,9 +205,17 @@ def repeated_draws(
         (fitted,) = fits([chosen])
         predictions.append(fitted.predict(data.test_MF))
         converged &= fitted.converged
-    name = f"{per_class * _classes(data):,} labels"
-    return _outcome(
-        name, per_class * _classes(data), data, predictions, (chosen,), trials, converged=converged
+    classes = _classes(data)
+    name = f"{per_class * classes:,} labels"
+    return outcome_of(
+        name,
+        per_class * classes,
+        data.test_labels_M,
+        classes,
+        predictions,
+        chosen_c=(chosen,),
+        trials=trials,
+        converged=converged,
     )
 
 
@@ -240,37 +251,18 @@ def averaged(tried: Sequence[Sequence[Trial]]) -> tuple[Trial, ...]:
     )
 
 
-def wilson_interval(right: int, total: int) -> tuple[float, float]:
-    """Wilson's 95 % score interval of the share ``right / total``; ``total`` > 0."""
-    z = 1.959964
-    share, spread = right / total, z * z / total
-    centre = (share + spread / 2) / (1 + spread)
-    half = z * math.sqrt(share * (1 - share) / total + spread / (4 * total)) / (1 + spread)
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def _tried(
-    data: Split, machine: Machine, fitted: Rows, held: Rows, svm_c: Sequence[float]
-) -> tuple[Trial, ...]:
-    held_NF, held_N = _rows(data.train_NF, held), data.train_labels_N[held]
-    fits = machine.path(_rows(data.train_NF, fitted), data.train_labels_N[fitted], svm_c)
-    return tuple(
-        Trial(c, _share(one.predict(held_NF), held_N), 1, one.converged)
-        for c, one in zip(svm_c, fits, strict=True)
-    )
-
-
-def _outcome(
+def outcome_of(
     name: str,
     train: int,
-    data: Split,
+    labels_M: Rows,
+    classes: int,
     predictions: Sequence[Rows],
-    chosen_c: tuple[float, ...],
-    trials: tuple[Trial, ...],
     *,
-    converged: bool,
+    chosen_c: tuple[float, ...] = (),
+    trials: tuple[Trial, ...] = (),
+    converged: bool = True,
 ) -> Outcome:
-    labels_M, classes = data.test_labels_M, _classes(data)
+    """What the predictions (M,) of each fold or draw are worth beside the test part's labels."""
     confusion_CC = np.zeros((classes, classes), np.int64)
     for said_M in predictions:
         np.add.at(confusion_CC, (labels_M, said_M), 1)
@@ -284,6 +276,31 @@ def _outcome(
         converged=converged,
         predictions_M=predictions[0],
         confusion_CC=confusion_CC,
+    )
+
+
+def wilson_interval(right: int, total: int) -> tuple[float, float]:
+    """Wilson's 95 % score interval of the share ``right / total``; ``total`` > 0."""
+    z = 1.959964
+    share, spread = right / total, z * z / total
+    centre = (share + spread / 2) / (1 + spread)
+    half = z * math.sqrt(share * (1 - share) / total + spread / (4 * total)) / (1 + spread)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def _tried(
+    data: Split, machine: Machine, fitted: Rows, held: Rows, svm_c: Sequence[float]
+) -> tuple[Trial, ...]:
+    fits = machine.path(_rows(data.train_NF, fitted), data.train_labels_N[fitted], svm_c)
+    return _trials(svm_c, fits, _rows(data.train_NF, held), data.train_labels_N[held])
+
+
+def _trials(
+    svm_c: Sequence[float], fits: Sequence[Fitted], held_NF: Features, held_N: Rows
+) -> tuple[Trial, ...]:
+    return tuple(
+        Trial(c, _share(one.predict(held_NF), held_N), 1, one.converged)
+        for c, one in zip(svm_c, fits, strict=True)
     )
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 from dcgan_core.artifacts import PartFile, Receipt, write_part
 from dcgan_core.config import Json, LabelledSet
 from dcgan_core.errors import ConfigError
-from dcgan_core.evaluate.stage import TRAINED, UNTRAINED, OverSets, features_of
+from dcgan_core.evaluate.stage import OF_IMAGES, TRAINED, UNTRAINED, OverSets, features_of
 from dcgan_core.progress import Progress
 from dcgan_core.stage import Part, Summary
 from dcgan_core.storage import Store
@@ -41,7 +41,6 @@ NAMES = {
     "supervised": "supervised CNN",
 }
 """Baselines by their names in the configuration and in tables."""
-_OF_IMAGES = ("max_train", "max_test", "test_share")
 _FITTED = ("validation_share", "svm_c", "knn_k", "labels_per_class", "folds", "draws")
 _FIELDS = {
     "kmeans": ("kmeans_units",),
@@ -69,7 +68,7 @@ class Scores(OverSets):
     unit: ClassVar[str] = "classifiers"
 
     def settings(self) -> dict[str, Json]:
-        return self.config.identity(*_OF_IMAGES)
+        return self.config.identity(*OF_IMAGES)
 
     def source(self) -> dict[str, Json]:
         """The sets with their protocols, and what is asked of them: no settings, so that parts whose keys are
@@ -87,7 +86,7 @@ class Scores(OverSets):
         for spec in self.config.sets:
             for kind in (TRAINED, *self.config.baselines):
                 about = (spec.name, self.identities[spec.name], spec.protocol, self.size, kind)
-                fields = self.config.identity(*_OF_IMAGES, *_FITTED, *_FIELDS.get(kind, ()))
+                fields = self.config.identity(*OF_IMAGES, *_FITTED, *_FIELDS.get(kind, ()))
                 learned = [  # of this set and net alone: others beside them change nothing
                     part.key
                     for part in manifest.parts

@@ -32,7 +32,8 @@ _ROWS = 8192
 """Rows of a part: half a gigabyte of the widest features, in float16."""
 _CALIBRATION = 12_800
 """Training images whose batches give batch norm its statistics."""
-_OF_IMAGES = ("max_train", "max_test", "test_share")
+OF_IMAGES = ("max_train", "max_test", "test_share")
+"""Fields that decide which images of a set are used."""
 _LOADED: dict[tuple[object, ...], Labelled] = {}
 _PREPARED: dict[tuple[str, ...], Discriminator] = {}
 """The set and the net that this process used last: reading and statistics take as long as some parts."""
@@ -65,7 +66,7 @@ class OverSets(Stage):
         from dcgan_core.evaluate.datasets import load
 
         config = self.config
-        about = self.config.identity(*_OF_IMAGES)
+        about = self.config.identity(*OF_IMAGES)
         key = (repr(self.identities[spec.name]), self.size, repr(about), self.seed)
         if key not in _LOADED:
             _LOADED.clear()
@@ -86,9 +87,9 @@ class OverSets(Stage):
     @property
     def device(self) -> str:
         """Where this process computes."""
-        import torch
+        from dcgan_core.models.sampling import chosen_device
 
-        return "cuda" if self.gpus != 0 and torch.cuda.is_available() else "cpu"
+        return chosen_device("auto", self.gpus)
 
     @property
     def machine(self) -> str:
@@ -118,7 +119,7 @@ class Features(OverSets):
     unit: ClassVar[str] = "images"
 
     def settings(self) -> dict[str, Json]:
-        return self.config.identity(*_OF_IMAGES, "batch_norm", "feature_type")
+        return self.config.identity(*OF_IMAGES, "batch_norm", "feature_type")
 
     def source(self) -> dict[str, Json]:
         """The sets, and whether the untrained net is wanted: not a setting, so that parts are taken over."""
@@ -128,7 +129,7 @@ class Features(OverSets):
         from dcgan_core.evaluate.rows import row_ranges
 
         content = self.input_manifest(store, "train").content
-        fields = self.config.identity(*_OF_IMAGES, "batch_norm", "feature_type")
+        fields = self.settings()
         nets = (TRAINED, UNTRAINED) if "untrained" in self.config.baselines else (TRAINED,)
         parts: list[Part] = []
         for spec in self.config.sets:

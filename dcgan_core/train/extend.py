@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 
 from dcgan_core.artifacts import FOLDER, Address
@@ -19,18 +20,16 @@ def take_over(job: Job, steps: int) -> int:
     store = job.store
     if store.exists(anew(job.address)) or reached(job):
         return 0
-    found: list[tuple[int, str, Address, Saved]] = []
-    for name in store.names(f"{FOLDER}/{job.address.artifact}"):
-        address = Address(job.address.artifact, name)
-        for each in checkpoint.saved(store, address) if address != job.address else []:
-            alike = each.facts.get("key") == job.key and each.facts.get("settings") == job.settings
-            # A run scores its last step whatever the interval; a longer one would not have.
-            on_time = each.facts.get("best", {}).get("step", 0) % job.config.score_every == 0
-            if alike and on_time and each.step <= steps:
-                found.append((each.step, name, address, each))
+    found: list[tuple[Address, Saved]] = []
+    for address, each in _of_other_runs(job):
+        # A run scores its last step whatever the interval; a longer one would not have.
+        on_time = each.facts.get("best", {}).get("step", 0) % job.config.score_every == 0
+        if each.facts.get("settings") == job.settings and on_time and each.step <= steps:
+            found.append((address, each))
     if not found:
         return 0
-    step, _, address, newest = max(found, key=lambda each: each[:2])
+    address, newest = max(found, key=_by_step)
+    step = newest.step
     best = newest.facts["best"].get("step")
     files = [file["name"] for file in newest.facts["samples"]]
     for each in checkpoint.saved(store, address):
@@ -51,20 +50,32 @@ def reached(job: Job) -> int:
 def passed_over(job: Job) -> str:
     """In words, the run over the same data that stopped last before its end and is not gone on from, with
     the settings in which it differs; empty where there is none."""
-    found: list[tuple[int, Address, Saved]] = []
+    unfinished = [
+        (address, each)
+        for address, each in _of_other_runs(job)
+        if not job.store.exists(f"{address.path}/manifest.json")
+    ]
+    if not unfinished:
+        return ""
+    address, newest = max(unfinished, key=_by_step)
+    changes = differences(newest.facts["settings"], job)
+    if not changes:
+        return ""
+    shown = "; ".join(f"{name}: {there} -> {here}" for name, there, here in changes)
+    return f"{address}, at step {newest.step:,}, is another training ({shown}); this one begins anew"
+
+
+def _of_other_runs(job: Job) -> Iterator[tuple[Address, Saved]]:
+    """Checkpoints over the same data at other addresses."""
     for name in job.store.names(f"{FOLDER}/{job.address.artifact}"):
         address = Address(job.address.artifact, name)
-        if address != job.address and not job.store.exists(f"{address.path}/manifest.json"):
-            found += [(each.step, address, each) for each in checkpoint.saved(job.store, address)]
-    mine = [each for each in found if each[2].facts.get("key") == job.key]
-    if not mine:
-        return ""
-    step, address, newest = max(mine, key=lambda each: (each[0], each[1].fingerprint))
-    changes = differences(newest.facts["settings"], job)
-    shown = "; ".join(f"{name}: {there} -> {here}" for name, there, here in changes)
-    return (
-        f"{address}, at step {step:,}, is another training ({shown}); this one begins anew" if shown else ""
-    )
+        for each in checkpoint.saved(job.store, address) if address != job.address else []:
+            if each.facts.get("key") == job.key:
+                yield address, each
+
+
+def _by_step(found: tuple[Address, Saved]) -> tuple[int, str]:
+    return found[1].step, found[0].fingerprint
 
 
 def anew(address: Address) -> str:
