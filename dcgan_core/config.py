@@ -439,9 +439,10 @@ class LabelledSet(Section):
     """`digits`: scikit-learn's. `lfw`: faces and non-faces of scikit-image. `cifar10`, `svhn`, `mnist`,
     `fashion-mnist`, `stl10`: these sets as torchvision keeps them below `root`, with their own test part.
     Others are read from `train` and `test`."""
-    protocol: Literal["labelled", "cifar10", "svhn"] = "labelled"
+    protocol: Literal["labelled", "cifar10", "svhn", "mnist-nn"] = "labelled"
     """`labelled`: all labels, and so few as `labels_per_class` says. `cifar10`: all labels, and 400 a class
-    (paper, table 1). `svhn`: 100 labels a class, with the authors' draws (table 2)."""
+    (paper, table 1). `svhn`: 100 labels a class, with the authors' draws (table 2). `mnist-nn`: no SVM, but
+    the label of the nearest of `nn_samples` samples of a conditional generator (appendix)."""
     train: str = effort("")
     """Where the training part is. `parquet`: a file. `imagefolder`: a directory with one sub-directory a
     class. `shards`: the folder of a shards artifact, or tars with `.cls` members: one, a directory, a pattern
@@ -497,6 +498,9 @@ class EvaluateConfig(Section):
     """Disjoint draws of few labels; their mean and standard deviation are given."""
     draws: PositiveInt = 100
     """Draws of 100 labels a class that the protocol `svhn` judges by."""
+    nn_samples: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (10_000, 50_000)
+    """Numbers of samples that the protocol `mnist-nn` judges by (paper: up to 10 million, which need a
+    GPU)."""
     kmeans_units: PositiveInt = 1600
     """Centroids of the K-means baseline; features are four times as many."""
     supervised_trials: PositiveInt = 20
@@ -516,6 +520,20 @@ class EvaluateConfig(Section):
     batch_norm: Literal["recalibrated", "running", "batch"] = "recalibrated"
     """Statistics of D's batch norm for features: means over training batches, running averages, or the
     batch's own (the authors')."""
+    quality: tuple[Literal["pixels", "memorisation", "classifier", "inception"], ...] = ("pixels",)
+    """Measures of the generator. `pixels`: nearest samples and diversity. `memorisation`: whether samples are
+    nearer to training images than unseen images are. `classifier`: distances in features of a classifier
+    trained on `quality_set`. `inception`: FID, IS, KID, precision and recall (needs `inception_weights`)."""
+    quality_samples: Annotated[int, Field(ge=100)] = 10_000
+    """Samples, and at most as many real images, that measures compare. Figures of other numbers differ."""
+    quality_set: str = ""
+    """The labelled set of `sets` whose test images the generator has not seen, for `classifier` and
+    `memorisation`; it must be of the same kind of photos. Empty: the images of `train.held_out`."""
+    inception_weights: str | None = effort(None)
+    """Path or url of torch-fidelity's `weights-inception-2015-12-05-6726825d.pth`. Its sha256 enters the
+    fingerprint, its place does not; nothing is fetched that is not named here."""
+    inception_weights_sha256: str | None = None
+    """Expected sha256 (hex) of `inception_weights`. Needed for a url; checked wherever it is given."""
 
     @field_validator("sets")
     @classmethod
@@ -524,6 +542,26 @@ class EvaluateConfig(Section):
         if len(set(names)) < len(names):
             raise ValueError(f"the names of labelled sets must differ: {', '.join(names)}")
         return sets
+
+    @model_validator(mode="after")
+    def _measures_have_what_they_need(self) -> EvaluateConfig:
+        names = [each.name for each in self.sets]
+        if self.quality_set and self.quality_set not in names:
+            raise ValueError(
+                f"evaluate.quality_set is {self.quality_set!r}, and evaluate.sets has "
+                f"{', '.join(names) or 'no sets'}: name one of them"
+            )
+        if "classifier" in self.quality and not self.quality_set:
+            raise ValueError(
+                "evaluate.quality has `classifier`, which is trained on a labelled set: name one of "
+                "evaluate.sets in evaluate.quality_set"
+            )
+        if "inception" in self.quality and not self.inception_weights:
+            raise ValueError(
+                "evaluate.quality has `inception`, and evaluate.inception_weights is empty: set it to "
+                "torch-fidelity's weights-inception-2015-12-05-6726825d.pth, by path or url"
+            )
+        return self
 
 
 class AnalyzeConfig(Section):

@@ -43,7 +43,8 @@ _MODELS = ("autoencoder", "train")
 """Kinds that learn from photos and hold none; nor does what is measured on them (features, scores)."""
 _PAGES = ("gallery", "report")
 """Kinds that show photos or say where they come from."""
-_ALWAYS_REMADE = ("codes", "links", "dedup", "gallery", "shards", "figures", "report")
+_ALWAYS_REMADE = ("codes", "links", "dedup", "gallery", "shards", "quality", "figures", "report")
+"""Kinds that hold photos, or pictures and features of single ones."""
 
 _WHY = "on the exclusion list"
 _EMPTIED: dict[str, tuple[str, ...]] = {
@@ -413,7 +414,9 @@ def _confirm(store: Store, exclusions: Exclusions, done: Forgotten) -> None:
 
 
 _FLOW = [*_GATHERED, "crops", "autoencoder", "codes", "links", "dedup", "gallery", "shards", "train"]
-_RANK = {kind: rank for rank, kind in enumerate([*_FLOW, "features", "scores", "figures", "report"])}
+_RANK = {
+    kind: rank for rank, kind in enumerate([*_FLOW, "features", "scores", "quality", "figures", "report"])
+}
 
 
 def _rekey_crops(store: Store, manifest: Manifest, photos: Sequence[PartFile]) -> None:

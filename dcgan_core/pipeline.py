@@ -13,6 +13,7 @@ from dcgan_core.crop.stage import Crop
 from dcgan_core.dedup.links import Links
 from dcgan_core.dedup.stage import Codes, Dedup, TrainAutoencoder
 from dcgan_core.errors import ConfigError
+from dcgan_core.evaluate.quality_stage import Quality
 from dcgan_core.evaluate.scores import Scores
 from dcgan_core.evaluate.stage import Features
 from dcgan_core.report.gallery_stage import ShowDuplicates
@@ -39,6 +40,7 @@ SHOWN = (
     "shards",
     "train",
     "scores",
+    "quality",
     "figures",
 )
 """Artifacts that a report shows."""
@@ -118,7 +120,18 @@ def build(config: PipelineConfig, preset: str, *, upto: str = "all", gpus: int =
         add(train)
         if "evaluate" in wanted and upto != "analyze":
             add(Features(seed, inputs("train"), preset, config.evaluate, size, gpus))
-            add(Scores(seed, inputs("features"), preset, config.evaluate, size, gpus))
+            add(Scores(seed, inputs("train", "features"), preset, config.evaluate, size, gpus))
+            add(
+                Quality(
+                    seed,
+                    inputs("train", "shards"),
+                    preset,
+                    config.evaluate,
+                    size,
+                    gpus,
+                    config.train.held_out,
+                )
+            )
         if "analyze" in wanted:
             add(Analyze(seed, inputs("train", "shards"), preset, config.analyze))
         if "report" in wanted:

@@ -162,6 +162,7 @@ FLOW_OF = {
     "train": "train",
     "features": "evaluate",
     "scores": "evaluate",
+    "quality": "evaluate",
     "figures": "analyze",
     "report": "report",
 }

@@ -247,6 +247,7 @@ def tiny_over(photos: Path) -> Tiny:
             "evaluate.svm_c": [1e-3, 1e-2],
             "evaluate.max_train": 100,
             "evaluate.max_test": 60,
+            "evaluate.quality_samples": 100,
             "analyze.grid": 9,
             "analyze.walk_points": 3,
             "analyze.walk_steps": 3,

@@ -57,6 +57,7 @@ MATHEMATICS = (
     "evaluate/nearest.py",
     "evaluate/neighbours.py",
     "evaluate/protocols.py",
+    "evaluate/quality.py",
     "evaluate/contest.py",
     "evaluate/results.py",
     "evaluate/published.py",

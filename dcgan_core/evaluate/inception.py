@@ -63,6 +63,15 @@ def load_inception(
     return Inception(net.to(device), torch.device(device), sha256_of_file(path))
 
 
+def weights_sha256(location: str, sha256: str | None) -> str:
+    """Of the weights that are named, without fetching them. ConfigError for a missing or another file."""
+    wanted = sha256.strip().lower() if sha256 else None
+    if wanted and "://" in location:
+        return wanted
+    # A url without a hash is refused here too, before it is asked for anything.
+    return sha256_of_file(weights_file(location, wanted, Path(), setting=_SETTING, what=_FILE))
+
+
 def _require_state(path: Path) -> None:
     """torch-fidelity unpickles its file, code and all, so it gets none that holds more than tensors."""
     try:

@@ -134,7 +134,7 @@ def distance_curve(
     """
     search = NearestNeighbours(images_NHW3, device=device)
     curve = []
-    for samples in _at_marks(search, ((batch, None) for batch in batches), marks, progress):
+    for samples in at_marks(search, ((batch, None) for batch in batches), marks, progress):
         distance_N = search.distance_Q / 127.5
         error = float(distance_N.std()) / len(distance_N) ** 0.5 if len(distance_N) > 1 else math.nan
         curve.append(CurvePoint(samples, float(distance_N.mean()), error))
@@ -159,19 +159,22 @@ def label_error_curve(
     search = NearestNeighbours(images_NHW3, device=device)
     truth_N = labels_N.to(search.label_Q.device)
     curve = []
-    for samples in _at_marks(search, batches, marks, progress):
+    for samples in at_marks(search, batches, marks, progress):
         share = float((search.label_Q != truth_N).double().mean())
         curve.append(CurvePoint(samples, share, (share * (1 - share) / len(truth_N)) ** 0.5))
     return curve
 
 
-def _at_marks(
+def at_marks(
     search: NearestNeighbours,
     batches: Iterable[tuple[Tensor, Tensor | None]],
     marks: Sequence[int],
     progress: Progress,
 ) -> Iterator[int]:
-    """Go through the batches, stop after each mark, and leave the rest of the last batch unseen."""
+    """Go through the batches, stop after each mark, and leave the rest of the last batch unseen.
+
+    Yields the mark, as often as there are marks; ConfigError where fewer samples come than the last.
+    """
     wanted = sorted(set(marks))
     if not wanted or wanted[0] < 1:
         raise ConfigError(f"numbers of samples {list(marks)}: give one or more, of at least 1")

@@ -39,12 +39,18 @@ NAMES = {
     "knn": "nearest neighbours in pixels",
     "kmeans": "K-means",
     "supervised": "supervised CNN",
+    "samples": "samples",
+    "images": "training images",
 }
-"""Baselines by their names in the configuration and in tables."""
+"""What is judged beside D's features, by its name in the configuration and in tables."""
+_NEIGHBOURS = ("samples", "images")
+"""What the protocol `mnist-nn` judges instead of features."""
 _FITTED = ("validation_share", "svm_c", "knn_k", "labels_per_class", "folds", "draws")
 _FIELDS = {
     "kmeans": ("kmeans_units",),
     "supervised": ("supervised_trials", "supervised_epochs"),
+    "samples": ("nn_samples",),
+    "images": ("nn_samples",),
 }
 
 
@@ -73,7 +79,8 @@ class Scores(OverSets):
     def source(self) -> dict[str, Json]:
         """The sets with their protocols, and what is asked of them: no settings, so that parts whose keys are
         as before are taken over where another baseline or protocol is wanted."""
-        extra = [name for kind in self.config.baselines for name in _FIELDS.get(kind, ())]
+        kinds = dict.fromkeys(kind for spec in self.config.sets for kind in self._kinds(spec))
+        extra = dict.fromkeys(name for kind in kinds for name in _FIELDS.get(kind, ()))
         return {
             **super().source(),
             "protocols": {spec.name: spec.protocol for spec in self.config.sets},
@@ -81,18 +88,19 @@ class Scores(OverSets):
         }
 
     def plan(self, store: Store) -> Sequence[Part]:
-        manifest = self.input_manifest(store, "features")
+        manifest, train = (self.input_manifest(store, name) for name in ("features", "train"))
         parts: list[Part] = []
         for spec in self.config.sets:
-            for kind in (TRAINED, *self.config.baselines):
+            for kind in self._kinds(spec):
                 about = (spec.name, self.identities[spec.name], spec.protocol, self.size, kind)
-                fields = self.config.identity(*OF_IMAGES, *_FITTED, *_FIELDS.get(kind, ()))
+                fitted = () if kind in _NEIGHBOURS else _FITTED
+                fields = self.config.identity(*OF_IMAGES, *fitted, *_FIELDS.get(kind, ()))
                 learned = [  # of this set and net alone: others beside them change nothing
                     part.key
                     for part in manifest.parts
                     if (part.metrics["set"], part.metrics["net"]) == (spec.name, NAMES.get(kind, kind))
                 ]
-                net = manifest.parts[0].metrics["spec"] if kind == "supervised" else None
+                net = {"supervised": train.config["spec"], "samples": train.content}.get(kind)
                 key = self.key_of(*about, fields, learned, net)
                 parts.append(Part(len(parts), key, (spec, kind)))
         return parts
@@ -154,6 +162,10 @@ class Scores(OverSets):
             part=part.index, key=part.key, files=files, counts={"test": score["test"]}, metrics=metrics
         )
 
+    def _kinds(self, spec: LabelledSet) -> Sequence[str]:
+        """What a set is judged on: D's features and the baselines, or samples and real images beside them."""
+        return _NEIGHBOURS if spec.protocol == "mnist-nn" else (TRAINED, *self.config.baselines)
+
     def _pictures(
         self, store: Store, number: str, about: str, classes: Sequence[str], found: Sequence[Outcome]
     ) -> Iterator[PartFile]:
@@ -177,8 +189,10 @@ class Scores(OverSets):
         from dcgan_core.evaluate.contest import Neighbours, Svm, outcomes, supervised
         from dcgan_core.models.specs import spec_from_json
 
+        if kind in _NEIGHBOURS:
+            return _Judged(self._of_neighbours(store, spec, kind, progress), 0)
         if kind == "supervised":
-            net = spec_from_json(self.input_manifest(store, "features").parts[0].metrics["spec"])
+            net = spec_from_json(self.input_manifest(store, "train").config["spec"])
             found, search = supervised(
                 spec, self.config, self.load(spec), net, seed=self.seed, device=self.device, progress=progress
             )
@@ -187,6 +201,30 @@ class Scores(OverSets):
         with self._split(store, spec, kind, progress) as split:
             found = outcomes(spec, self.config, split, machine, seed=self.seed, progress=progress)
             return _Judged(found, int(split.train_NF.shape[1]))
+
+    def _of_neighbours(
+        self, store: Store, spec: LabelledSet, kind: str, progress: Progress
+    ) -> Sequence[Outcome]:
+        from dcgan_core.evaluate.sample_neighbours import of_images, of_samples
+        from dcgan_core.models.sampling import chosen_weights
+        from dcgan_core.models.specs import spec_from_json
+        from dcgan_core.models.weights import load_trained
+
+        data, counts = self.load(spec), self.config.nn_samples
+        train = self.input_manifest(store, "train")
+        if kind == "images":
+            channels = spec_from_json(train.config["spec"]).channels
+            return of_images(data, counts, channels=channels, device=self.device, progress=progress)
+        model = load_trained(store, train)
+        return of_samples(
+            model,
+            data,
+            counts,
+            seed=self.seed,
+            weights=chosen_weights(model, None),
+            device=self.device,
+            progress=progress,
+        )
 
     @contextmanager
     def _split(self, store: Store, spec: LabelledSet, kind: str, progress: Progress) -> Iterator[Split]:

@@ -123,7 +123,9 @@ class Features(OverSets):
 
     def source(self) -> dict[str, Json]:
         """The sets, and whether the untrained net is wanted: not a setting, so that parts are taken over."""
-        return {**super().source(), "untrained": "untrained" in self.config.baselines}
+        judged = [spec.name for spec in self.config.sets if spec.protocol != "mnist-nn"]
+        identities: dict[str, Json] = {name: {**self.identities[name]} for name in judged}
+        return {**identities, "untrained": "untrained" in self.config.baselines}
 
     def plan(self, store: Store) -> Sequence[Part]:
         from dcgan_core.evaluate.rows import row_ranges
@@ -133,6 +135,8 @@ class Features(OverSets):
         nets = (TRAINED, UNTRAINED) if "untrained" in self.config.baselines else (TRAINED,)
         parts: list[Part] = []
         for spec in self.config.sets:
+            if spec.protocol == "mnist-nn":  # judges samples, not features
+                continue
             data = self.load(spec)
             counts = {"train": len(data.train_labels_N), "test": len(data.test_labels_N)}
             for net in nets:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+import torch
 from torch import Tensor
 
 from dcgan_core.models.specs import NetSpec
@@ -25,3 +26,10 @@ def scaled(pixels_N3HW: Tensor, channels: int, data_range: tuple[float, float] =
         red, green, blue = x_NCHW.split(1, dim=1)
         x_NCHW = red * LUMA[0] + green * LUMA[1] + blue * LUMA[2]
     return x_NCHW.div(255.0 / (white - black)).add_(black)
+
+
+def grey_bytes(pixels_N3HW: Tensor, channels: int) -> Tensor:
+    """uint8 (N, C, H, W): as they are, or for one channel their luma, which leaves grey images unchanged."""
+    if channels != 1:
+        return pixels_N3HW
+    return scaled(pixels_N3HW, 1, (0.0, 255.0)).round().to(torch.uint8)

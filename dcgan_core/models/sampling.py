@@ -9,10 +9,11 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from dcgan_core import images
 from dcgan_core.errors import ConfigError
-from dcgan_core.models.weights import Model, draw_z, to_uint8
+from dcgan_core.models.weights import Model, draw_z, to_bytes, to_uint8
 from dcgan_core.progress import Progress, silent
 
 Weights = Literal["ema", "plain"]
@@ -75,6 +76,29 @@ def drawn_in_batches(
         of_batch = None if y_N is None else y_N[start : start + batch_size]
         drawn = model.draw(z_NZ, of_batch, ema=weights == "ema", device=device, batch_size=batch_size)
         yield to_uint8(drawn, model.spec.data_range)
+
+
+def pixels_in_batches(
+    model: Model,
+    n: int,
+    *,
+    seed: int,
+    weights: Weights,
+    device: torch.device | str = "cpu",
+    batch_size: int = 256,
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """The same images as uint8 (B, C, S, S) that stay on ``device``, with their classes int64 (B,) if any.
+
+    For measures over many samples, which a way through the processor's memory would take most time of.
+    """
+    random, y_N = np.random.default_rng(seed), model.classes(n)
+    net = (model.ema if weights == "ema" and model.ema is not None else model.generator).to(device).eval()
+    for start in range(0, n, batch_size):
+        z_BZ = draw_z(model.spec, min(batch_size, n - start), random).to(device)
+        y_B = None if y_N is None else y_N[start : start + batch_size].to(device)
+        with torch.inference_mode():
+            pixels_BCSS = to_bytes(net(z_BZ, y_B).float(), model.spec.data_range)
+        yield pixels_BCSS, y_B
 
 
 def write_sheet(

@@ -128,11 +128,17 @@ def draw_z(spec: NetSpec, n: int, random: np.random.Generator) -> Tensor:
     return torch.from_numpy(random.standard_normal(shape).astype(np.float32))
 
 
-def to_uint8(images_NCHW: Tensor, data_range: tuple[float, float] = (-1.0, 1.0)) -> np.ndarray:
-    """Images (N, C, H, W) as uint8 (N, H, W, 3); ``data_range``: black and white (``NetSpec.data_range``)."""
+def to_bytes(images_NCHW: Tensor, data_range: tuple[float, float] = (-1.0, 1.0)) -> Tensor:
+    """Images (N, C, H, W) as uint8, on their device; ``data_range``: black and white."""
     black, white = data_range
     scaled = (images_NCHW.clamp(black, white) - black) * (255 / (white - black))
-    return scaled.round().to(torch.uint8).permute(0, 2, 3, 1).expand(-1, -1, -1, 3).contiguous().cpu().numpy()
+    return scaled.round().to(torch.uint8)
+
+
+def to_uint8(images_NCHW: Tensor, data_range: tuple[float, float] = (-1.0, 1.0)) -> np.ndarray:
+    """Images (N, C, H, W) as uint8 (N, H, W, 3); ``data_range``: black and white (``NetSpec.data_range``)."""
+    pixels_NCHW = to_bytes(images_NCHW, data_range)
+    return pixels_NCHW.permute(0, 2, 3, 1).expand(-1, -1, -1, 3).contiguous().cpu().numpy()
 
 
 def net_bytes(net: nn.Module) -> bytes:

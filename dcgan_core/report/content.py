@@ -206,6 +206,29 @@ class ScoredSet:
 
 
 @dataclass(frozen=True)
+class QualityRow:
+    """A figure of the generator's samples, ready to show."""
+
+    title: str
+    value: str
+    real: str
+    """The same of real images; empty where there is none."""
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What the samples are worth beside real images."""
+
+    rows: tuple[QualityRow, ...]
+    about: str
+    """Numbers of images."""
+    closest: Picture | None
+    """Samples beside the training images that they lie nearest to."""
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Setting:
     """One value of the configuration."""
 
@@ -245,6 +268,7 @@ class Content:
     training: Training | None
     figures: tuple[Figure, ...]
     scores: tuple[ScoredSet, ...]
+    quality: Quality | None
     settings: tuple[Setting, ...]
     artifacts: tuple[ArtifactRow, ...]
     surroundings: tuple[tuple[str, str], ...]

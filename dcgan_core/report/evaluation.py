@@ -7,13 +7,21 @@ from typing import Any
 
 from dcgan_core.artifacts import Manifest, read_part
 from dcgan_core.config import PipelineConfig
-from dcgan_core.report.content import Confusion, ScoredSet, ScoreRow
+from dcgan_core.report.content import Confusion, Quality, QualityRow, ScoredSet, ScoreRow
+from dcgan_core.report.examples import sheet_picture
 from dcgan_core.storage import Store
 
 LEARNED = "discriminator"
 """Name of the row that is about what was trained; all others are there to compare with."""
 
 _SMALL_TEST = 200
+_FEW_SAMPLES = 10_000
+_OF_IMAGES = {
+    "samples": "samples",
+    "real": "real images",
+    "training": "training images",
+    "unseen": "unseen images",
+}
 
 
 def scored_sets(store: Store, scores: Manifest | None, config: PipelineConfig) -> tuple[ScoredSet, ...]:
@@ -56,6 +64,49 @@ def _score_row(row: dict[str, Any]) -> ScoreRow:
         c=row["c"],
         converged=row["converged"],
     )
+
+
+def quality(store: Store, manifest: Manifest | None) -> Quality | None:
+    """The measures of the generator, in the order of the configuration; None where none was asked for."""
+    if manifest is None:
+        return None
+    files = manifest.named("quality-")
+    if not files:
+        return None
+    measures = [json.loads(read_part(store, manifest.address, file)) for file in files]
+    counts: dict[str, int] = {}
+    for measure in measures:
+        for what, count in measure["images"].items():
+            counts[what] = max(count, counts.get(what, 0))
+    rows = [
+        QualityRow(
+            value["title"], _shown(value["value"], value["error"]), _shown(value["real"]), value["meaning"]
+        )
+        for measure in measures
+        for value in measure["values"]
+    ]
+    pictures = manifest.named("closest-")
+    alt = "Pairs of a sample and the training image nearest to it"
+    notes = []
+    if not measures[0]["unseen"] and any(measure["measure"] == "pixels" for measure in measures):
+        notes.append(
+            "The real images of the nearest-sample distances are training images, so learning by heart "
+            "lowers them: hold images out (train.held_out), or name a labelled set (evaluate.quality_set)."
+        )
+    if counts["samples"] < _FEW_SAMPLES:
+        notes.append(f"Figures of {counts['samples']:,} samples; they change with the number of samples.")
+    return Quality(
+        rows=tuple(rows),
+        about=" · ".join(f"{count:,} {_OF_IMAGES[what]}" for what, count in counts.items()),
+        closest=sheet_picture(store, manifest, pictures[0], alt) if pictures else None,
+        notes=tuple(notes),
+    )
+
+
+def _shown(value: float | None, error: float | None = None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if error is None else f"{value:.4g} ± {error:.2g}"
 
 
 def learned_row(scored: ScoredSet) -> ScoreRow | None:

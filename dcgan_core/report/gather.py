@@ -20,7 +20,7 @@ from dcgan_core.report.content import (
     ScoredSet,
     Setting,
 )
-from dcgan_core.report.evaluation import learned_row, scored_sets
+from dcgan_core.report.evaluation import learned_row, quality, scored_sets
 from dcgan_core.report.examples import (
     crop_examples,
     group_examples,
@@ -54,6 +54,7 @@ def gather(store: Store, manifests: Mapping[str, Manifest], config: PipelineConf
         training=training(store, manifests.get("train")),
         figures=_figures(store, manifests.get("figures")),
         scores=scores,
+        quality=quality(store, manifests.get("quality")),
         settings=_settings(config),
         artifacts=tuple(_artifact(manifest) for manifest in known),
         surroundings=_surroundings(known),

@@ -72,7 +72,7 @@ def test_a_run_makes_what_is_missing_and_says_what_is_cached(
     find_all = {manifest.artifact for manifest in all_manifests(finished_store)}
     first = dcgan("run", "all", "-p", tiny.preset, *options(tiny), root=finished_store.root)
     assert first.code == 0
-    assert first.out.count("cached") == len(find_all) == 13
+    assert first.out.count("cached") == len(find_all) == 14
     assert f"Report: {finished_store.root}/report/index.html" in first.out
     dcgan("rm", "dedup", "--yes")
     again = dcgan("run", "dedup", *options(tiny))
@@ -112,7 +112,7 @@ def test_a_plan_says_what_would_run_and_why_and_runs_nothing(
 def test_a_plan_of_an_empty_root_says_that_nothing_is_made_yet(dcgan: Dcgan, tiny: Tiny) -> None:
     ended = dcgan("run", "--plan", *options(tiny))
     assert ended.code == 0
-    assert ended.out.count("not made yet") == 13
+    assert ended.out.count("not made yet") == 14
 
 
 def test_everything_there_is_can_be_listed(dcgan: Dcgan, finished_store: Store) -> None:
@@ -150,7 +150,7 @@ def test_verification_passes_sound_artifacts_and_names_a_damaged_file(
     dcgan: Dcgan, finished_store: Store
 ) -> None:
     ended = dcgan("verify", root=finished_store.root)
-    assert (ended.code, ended.out.count("sound"), ended.err.count("damaged")) == (0, 13, 0)
+    assert (ended.code, ended.out.count("sound"), ended.err.count("damaged")) == (0, 14, 0)
     shards = find(finished_store, "shards")
     path = finished_store.local_path(shards.address.part_path("train-00000.tar"))
     data = bytearray(path.read_bytes())
@@ -430,7 +430,7 @@ def test_it_works_where_neither_prefect_nor_ray_is_installed(finished_store: Sto
     )
     assert ended.returncode == 0, ended.stderr
     assert re.search(r"^shards +\w+ +done", ended.stdout, re.MULTILINE)
-    assert ended.stdout.count("cached") == 12
+    assert ended.stdout.count("cached") == 13
 
 
 def test_forget_says_what_it_removed_and_the_next_run_makes_it_again(

@@ -13,6 +13,7 @@ from dcgan_core.config import config_keys, describe, load_config, parse_override
 from dcgan_core.errors import ConfigError
 
 EFFORT_FIELDS = {
+    "evaluate.inception_weights",
     "scrape.path",
     "scrape.download",
     "scrape.contact",

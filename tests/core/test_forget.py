@@ -24,7 +24,7 @@ from dcgan_core.verify import problems
 from tests.conftest import Tiny, make_all
 
 FACE = "face-07.jpg"
-HOLDING = {"codes", "links", "dedup", "gallery", "shards", "figures", "report"}
+HOLDING = {"codes", "links", "dedup", "gallery", "shards", "quality", "figures", "report"}
 
 
 def table(store: Store, kind: str) -> list[dict[str, Any]]:

@@ -28,13 +28,14 @@ ARTIFACTS = (
     "train",
     "features",
     "scores",
+    "quality",
     "figures",
     "report",
 )
 FROM_PHOTOS = set(ARTIFACTS)
 FROM_CROPS = FROM_PHOTOS - {"photos"}
 FROM_CODES = FROM_CROPS - {"crops", "autoencoder"}
-FROM_SHARDS = {"shards", "train", "features", "scores", "figures", "report"}
+FROM_SHARDS = {"shards", "train", "features", "scores", "quality", "figures", "report"}
 FROM_TRAIN = FROM_SHARDS - {"shards"}
 
 
@@ -83,6 +84,10 @@ def remade(tiny: Tiny, store: Store, overrides: dict[str, Any] | None = None) ->
         ("evaluate.sets", ["lfw"], {"features", "scores", "report"}),
         ("evaluate.max_train", 101, {"features", "scores", "report"}),
         ("evaluate.svm_c", [1.0], {"scores", "report"}),
+        ("evaluate.nn_samples", [100], set()),  # no set has the protocol
+        ("evaluate.quality", [], {"quality", "report"}),
+        ("evaluate.quality_samples", 101, {"quality", "report"}),
+        ("train.held_out", 2, FROM_TRAIN),
         ("analyze.grid", 16, {"figures", "report"}),
         ("report.title", "Mine", {"report"}),
     ],

@@ -29,6 +29,7 @@ HEAVY = (
     "dcgan_core.evaluate.datasets",
     "dcgan_core.evaluate.features",
     "dcgan_core.evaluate.contest",
+    "dcgan_core.evaluate.quality",
     "dcgan_core.models.weights",
     "dcgan_core.report.gather",
     "dcgan_core.report.page",

@@ -133,7 +133,7 @@ def test_a_second_run_is_all_cached(up: Up, tiny: Tiny) -> None:
     done = up.run("dcgan/full-pipeline", tiny)
     assert done.returncode == 0, done.stdout
     states = up.task_states_of_latest("dcgan")
-    assert len(states) == 13
+    assert len(states) == 14
     assert set(states.values()) == {"Cached"}
 
 

@@ -1,0 +1,340 @@
+"""The stage `quality`: what the generator's samples are worth beside real images.
+
+Two waves: a classifier is trained and real images are gone through with each net, which other runs on the
+same images take over; then each measure draws the same samples and compares.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from dcgan_core import images
+from dcgan_core.artifacts import PartFile, Receipt, read_part, read_receipt, write_part
+from dcgan_core.config import Json, LabelledSet
+from dcgan_core.errors import ConfigError
+from dcgan_core.evaluate.stage import OF_IMAGES, OverSets
+from dcgan_core.progress import Progress
+from dcgan_core.stage import Part, Summary
+from dcgan_core.storage import Store
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dcgan_core.evaluate.classifier import ClassifierFeatures
+    from dcgan_core.evaluate.inception import Inception
+    from dcgan_core.evaluate.quality import Measured
+    from dcgan_core.evaluate.summary import Summary as Features
+    from dcgan_core.models.weights import Model
+
+_CLASSIFIER, _REAL_INCEPTION = "trained classifier", "real images in Inception"
+_MOST_TRAINING = 50_000
+"""Training images, drawn by seed, that the nearest one of a sample is sought among."""
+_SHOWN = 12
+_CACHE = Path("~/.cache/dcgan/weights")
+
+
+class _Wanted(NamedTuple):
+    """One part: what is done, and the part whose files it reads, if any."""
+
+    what: str
+    classifier: int | None = None
+    inception: int | None = None
+
+
+@dataclass(frozen=True)
+class Quality(OverSets):
+    """Measures of the generator, a part for each."""
+
+    artifact: ClassVar[str] = "quality"
+    version: ClassVar[int] = 1
+    unit: ClassVar[str] = "measures"
+
+    held_out: int = 0
+    """Images at the end of the shards that training has not seen."""
+
+    def settings(self) -> dict[str, Json]:
+        return self.config.identity("quality_samples")
+
+    def source(self) -> dict[str, Json]:
+        """What is asked of which images: no settings, so that parts are taken over."""
+        if "memorisation" in self.config.quality and not (self.config.quality_set or self.held_out):
+            raise ConfigError(
+                "evaluate.quality has `memorisation`, which needs images that the generator has not seen: "
+                "name a labelled set in evaluate.quality_set, or hold some out (train.held_out=1000)"
+            )
+        return {
+            "measures": list(self.config.quality),
+            "set": self._set_identity,
+            "inception_sha256": self._inception_sha256,
+        }
+
+    def plan(self, store: Store) -> Sequence[Part]:
+        train, shards = (self.input_manifest(store, name).content for name in ("train", "shards"))
+        wanted = self.config.quality
+        parts: list[Part] = []
+        classifier = inception = None
+        of_set = [self._set_identity, self.size, self.config.identity(*OF_IMAGES)]
+        if "classifier" in wanted:
+            classifier = len(parts)
+            parts.append(Part(classifier, self.key_of(_CLASSIFIER, *of_set), _Wanted(_CLASSIFIER)))
+        if "inception" in wanted:
+            inception = len(parts)
+            about = (
+                _REAL_INCEPTION,
+                shards,
+                self.size,
+                self.held_out,
+                self.settings(),
+                self._inception_sha256,
+            )
+            parts.append(Part(inception, self.key_of(*about), _Wanted(_REAL_INCEPTION)))
+        before = len(parts)
+        for measure in wanted:
+            asked = _Wanted(
+                measure,
+                classifier if measure in ("classifier", "memorisation") else None,
+                inception if measure == "inception" else None,
+            )
+            read = [parts[at].key for at in asked[1:] if at is not None]
+            key = self.key_of(measure, train, shards, self.held_out, self.settings(), *of_set, read)
+            parts.append(Part(len(parts), key, asked, wave=1 if before else 0))
+        return parts
+
+    def work(self, store: Store, part: Part, progress: Progress) -> Receipt:
+        wanted: _Wanted = part.payload
+
+        def told(done: float, total: float, note: str) -> None:
+            progress(done, total, f"{wanted.what}: {note}")
+
+        if wanted.what == _CLASSIFIER:
+            return self._train_classifier(store, part, told)
+        if wanted.what == _REAL_INCEPTION:
+            return self._real_inception(store, part, told)
+        return self._measure(store, part, wanted, told)
+
+    def finish(self, store: Store, receipts: Sequence[Receipt]) -> Summary:
+        measures = [receipt for receipt in receipts if "values" in receipt.metrics]
+        values = {name: value for receipt in measures for name, value in receipt.metrics["values"].items()}
+        return Summary(counts={"measures": len(measures)}, metrics=values)
+
+    @property
+    def _set(self) -> LabelledSet | None:
+        return next((spec for spec in self.config.sets if spec.name == self.config.quality_set), None)
+
+    @property
+    def _set_identity(self) -> Json:
+        from dcgan_core.evaluate.datasets import identity
+
+        spec = self._set
+        return None if spec is None else {"kind": spec.kind, **identity(spec)}
+
+    @property
+    def _inception_sha256(self) -> str | None:
+        """Of the weights as they are, or as they must be; a url is not fetched for it."""
+        if "inception" not in self.config.quality:
+            return None
+        from dcgan_core.evaluate.inception import weights_sha256
+
+        return weights_sha256(self.config.inception_weights or "", self.config.inception_weights_sha256)
+
+    def _measure(self, store: Store, part: Part, wanted: _Wanted, progress: Progress) -> Receipt:
+        from dcgan_core.evaluate import quality
+
+        model = self._model(store)
+        # All measures see the same samples; what else is random differs from them and from each other's.
+        rng = np.random.default_rng([self.seed, part.index])
+        samples = self._samples(model, progress)
+        more: list[PartFile] = []
+        if wanted.what == "pixels":
+            unseen = self._unseen(store, model)
+            many = len(samples)
+            training = self._training(store, model, many)
+            real = training[:many] if unseen is None else unseen[:many]
+            hoped = None if unseen is None else training
+            found = quality.pixels(samples, real, hoped, device=self.device, progress=progress)
+        elif wanted.what == "memorisation":
+            unseen, training = self._unseen(store, model), self._training(store, model, _MOST_TRAINING)
+            assert unseen is not None  # the address could not have been made
+            net = None if wanted.classifier is None else self._classifier(store, wanted.classifier)[0]
+            features = None if net is None else (lambda pixels: quality.features_of(net, pixels))
+            progress(0, 1, f"comparing with {len(training):,} training images")
+            unseen = unseen[: self.config.quality_samples]
+            found = quality.copying(samples, training, unseen, features, device=self.device)
+            more = [self._closest(store, part.index, found, samples, training)]
+        elif wanted.what == "classifier":
+            assert wanted.classifier is not None
+            net, real, accuracy = self._classifier(store, wanted.classifier)
+            found = quality.in_classifier(net, quality.batches_of(samples), real, accuracy, rng)
+        else:
+            assert wanted.inception is not None
+            real = self._features(store, wanted.inception, _REAL_INCEPTION)
+            net = self._inception()
+            batches = _told(quality.batches_of(samples, 64), len(samples), progress)
+            found = quality.in_inception(net, batches, real, rng)
+        return self._receipt(store, part, wanted.what, found, more)
+
+    def _receipt(
+        self, store: Store, part: Part, what: str, found: Measured, more: Sequence[PartFile]
+    ) -> Receipt:
+        body = {
+            "measure": what,
+            "images": found.images,
+            "unseen": self.config.quality_set or ("train.held_out" if self.held_out else ""),
+            "values": [value.to_json() for value in found.values],
+        }
+        name = f"quality-{part.index:05d}.json"
+        file = write_part(store, self.address, name, (json.dumps(body, indent=1) + "\n").encode())
+        values = {value.name: round(value.value, 6) for value in found.values}
+        metrics = {"measure": what, "values": values, "machine": self.machine}
+        return Receipt(
+            part=part.index, key=part.key, files=(file, *more), counts={"measures": 1}, metrics=metrics
+        )
+
+    def _train_classifier(self, store: Store, part: Part, progress: Progress) -> Receipt:
+        import torch
+        from safetensors.torch import save
+
+        from dcgan_core.evaluate.classifier import classifier_logits, trained_classifier
+        from dcgan_core.evaluate.quality import batches_of, features_of, summary_of
+
+        spec = self._set
+        assert spec is not None  # the configuration says so
+        data = self.load(spec)
+        net = trained_classifier(
+            data.train_images_NHW3,
+            data.train_labels_N,
+            seed=self.seed,
+            device=self.device,
+            progress=progress,
+        )
+        test = data.test_images_NHW3[: self.config.quality_samples]
+        said = classifier_logits(net, test).argmax(1).cpu().numpy()
+        accuracy = float((said == data.test_labels_N[: len(test)]).mean())
+        pixels = torch.from_numpy(np.ascontiguousarray(test.transpose(0, 3, 1, 2)))
+        real = summary_of(batches_of(pixels), lambda batch: features_of(net, batch), "test images")
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in net.state_dict().items()}
+        facts = {"size": net.size, "classes": len(data.classes), "accuracy": accuracy}
+        number = f"{part.index:05d}"
+        files = (
+            write_part(store, self.address, f"classifier-{number}.safetensors", save(tensors), is_data=False),
+            write_part(store, self.address, f"real-{number}.npz", real.to_bytes(), is_data=False),
+        )
+        return Receipt(part=part.index, key=part.key, files=files, counts={}, metrics=facts)
+
+    def _classifier(self, store: Store, at: int) -> tuple[ClassifierFeatures, Features, float]:
+        from safetensors.torch import load
+
+        from dcgan_core.evaluate.classifier import ClassifierFeatures
+
+        receipt = read_receipt(store, self.address, at)
+        net = ClassifierFeatures(receipt.metrics["size"], receipt.metrics["classes"])
+        net.load_state_dict(load(read_part(store, self.address, receipt.files[0])))
+        return (
+            net.eval().to(self.device),
+            self._features(store, at, "test images"),
+            receipt.metrics["accuracy"],
+        )
+
+    def _real_inception(self, store: Store, part: Part, progress: Progress) -> Receipt:
+        from dcgan_core.evaluate.quality import batches_of, summary_of
+
+        net = self._inception()
+        training = self._training(store, self._model(store), self.config.quality_samples)
+        batches = _told(batches_of(training, 64), len(training), progress)
+        real = summary_of(batches, lambda batch: net(batch.expand(-1, 3, -1, -1))[0], "real images")
+        name = f"real-{part.index:05d}.npz"
+        file = write_part(store, self.address, name, real.to_bytes(), is_data=False)
+        return Receipt(part=part.index, key=part.key, files=(file,), counts={})
+
+    def _features(self, store: Store, at: int, what: str) -> Features:
+        """What an earlier part has kept of real images."""
+        from dcgan_core.evaluate.summary import Summary
+
+        (file,) = (file for file in read_receipt(store, self.address, at).files if file.name.endswith(".npz"))
+        return Summary.from_bytes(read_part(store, self.address, file), what)
+
+    def _inception(self) -> Inception:
+        from dcgan_core.evaluate.inception import load_inception
+
+        config = self.config
+        where = config.inception_weights or ""
+        return load_inception(where, self._inception_sha256, _CACHE.expanduser(), device=self.device)
+
+    def _model(self, store: Store) -> Model:
+        from dcgan_core.models.weights import load_trained
+
+        return load_trained(store, self.input_manifest(store, "train"))
+
+    def _samples(self, model: Model, progress: Progress) -> Tensor:
+        """All samples, uint8 (N, C, S, S), on the processor."""
+        import torch
+
+        from dcgan_core.models.sampling import chosen_weights, pixels_in_batches
+
+        many, drawn = self.config.quality_samples, []
+        weights = chosen_weights(model, None)
+        for pixels, _ in pixels_in_batches(model, many, seed=self.seed, weights=weights, device=self.device):
+            drawn.append(pixels.cpu())
+            progress(sum(map(len, drawn)), many, "drawing samples")
+        return torch.cat(drawn)
+
+    def _training(self, store: Store, model: Model, most: int) -> Tensor:
+        """Training images by seed, uint8 (N, C, S, S); none of those that were held out."""
+        shards = self._shards(store)
+        seen = len(shards) - self.held_out
+        rng = np.random.default_rng([self.seed, 1])
+        return _as_drawn(shards.pixels(np.sort(rng.choice(seen, min(most, seen), replace=False))), model)
+
+    def _unseen(self, store: Store, model: Model) -> Tensor | None:
+        """Images that the generator has not seen, uint8 (N, C, S, S), where there are any."""
+        spec = self._set
+        if spec is not None:
+            return _as_drawn(self.load(spec).test_images_NHW3.transpose(0, 3, 1, 2), model)
+        if not self.held_out:
+            return None
+        shards = self._shards(store)
+        return _as_drawn(shards.pixels(np.arange(len(shards) - self.held_out, len(shards))), model)
+
+    def _shards(self, store: Store) -> Any:
+        from dcgan_core.shard.reader import open_shards
+
+        return open_shards(store, self.input_manifest(store, "shards"), self.size)
+
+    def _closest(
+        self, store: Store, index: int, found: Measured, samples: Tensor, training: Tensor
+    ) -> PartFile:
+        """The samples that lie nearest to a training image, each beside it."""
+        assert found.nearest is not None
+        closest = np.argsort(found.nearest.distance_M, kind="stable")[:_SHOWN]
+        pairs = [
+            tile
+            for row in closest.tolist()
+            for tile in (samples[row], training[int(found.nearest.nearest_M[row])])
+        ]
+        tiles = np.stack([pair.expand(3, -1, -1).permute(1, 2, 0).numpy() for pair in pairs])
+        picture = images.encode_png(images.grid(tiles, columns=6))
+        return write_part(store, self.address, f"closest-{index:05d}.png", picture, is_data=False)
+
+
+def _as_drawn(pixels_N3SS: np.ndarray, model: Model) -> Tensor:
+    """As the generator draws: grey where it has one channel."""
+    import torch
+
+    from dcgan_core.models.inputs import grey_bytes
+
+    pixels = torch.from_numpy(np.ascontiguousarray(pixels_N3SS))
+    return grey_bytes(pixels, model.spec.channels)
+
+
+def _told(batches: Any, total: int, progress: Progress) -> Any:
+    done = 0
+    for batch in batches:
+        yield batch
+        done += len(batch)
+        progress(done, total, f"{done:,} images of {total:,}")
