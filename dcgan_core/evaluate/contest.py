@@ -12,6 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from dcgan_core.config import EvaluateConfig, LabelledSet
 from dcgan_core.evaluate.datasets import Labelled
 from dcgan_core.evaluate.draws import per_class_draw, stratified_draw, stratified_split
+from dcgan_core.evaluate.enough import CIFAR_LABELS, SVHN_LABELS, SVHN_VALIDATION
 from dcgan_core.evaluate.neighbours import nearest, vote
 from dcgan_core.evaluate.protocols import (
     SVHN_C,
@@ -30,10 +31,6 @@ from dcgan_core.evaluate.svm import L2SVM
 from dcgan_core.models.specs import NetSpec
 from dcgan_core.progress import Progress, silent
 
-CIFAR_LABELS, SVHN_LABELS = 400, 100
-"""Labels a class in the paper's tables 1 and 2."""
-SVHN_VALIDATION = 10_000
-"""Training images that choose C in table 2."""
 _VALIDATION, _PATIENCE = 5000, 15
 
 

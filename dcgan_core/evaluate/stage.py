@@ -24,7 +24,7 @@ from dcgan_core.stage import Part, Stage, Summary
 from dcgan_core.storage import Store, sha256_of_file
 
 if TYPE_CHECKING:
-    from dcgan_core.evaluate.datasets import Labelled
+    from dcgan_core.evaluate.datasets import Drawn, Labelled
     from dcgan_core.models.dcgan import Discriminator
 
 TRAINED, UNTRAINED = "discriminator", "untrained discriminator"
@@ -61,23 +61,41 @@ class OverSets(Stage):
 
         return {spec.name: {"kind": spec.kind, **identity(spec)} for spec in self.config.sets}
 
-    def load(self, spec: LabelledSet) -> Labelled:
-        """The labelled set as the features see it; kept, as one worker does several parts of it."""
-        from dcgan_core.evaluate.datasets import load
+    def drawn(self, spec: LabelledSet) -> Drawn:
+        """The labelled set as the features see it, its images unread."""
+        from dcgan_core.evaluate.datasets import draw
 
         config = self.config
+        return draw(
+            spec,
+            size=self.size,
+            test_share=config.test_share,
+            max_train=config.max_train,
+            max_test=config.max_test,
+            seed=self.seed,
+        )
+
+    def halves(self) -> list[tuple[LabelledSet, dict[str, int]]]:
+        """Every set and the images of its halves, `train` and `test`, of which labels alone are read.
+
+        ConfigError where a set has too few for its protocol.
+        """
+        from dcgan_core.evaluate.enough import check_enough
+
+        found = []
+        for spec in self.config.sets:
+            drawn = self.drawn(spec)
+            check_enough(spec, self.config, drawn.counts)
+            found.append((spec, {"train": len(drawn.train), "test": len(drawn.test)}))
+        return found
+
+    def load(self, spec: LabelledSet) -> Labelled:
+        """The same in memory; kept, as one worker does several parts of it."""
         about = self.config.identity(*OF_IMAGES)
         key = (repr(self.identities[spec.name]), self.size, repr(about), self.seed)
         if key not in _LOADED:
             _LOADED.clear()
-            _LOADED[key] = load(
-                spec,
-                size=self.size,
-                test_share=config.test_share,
-                max_train=config.max_train,
-                max_test=config.max_test,
-                seed=self.seed,
-            )
+            _LOADED[key] = self.drawn(spec).read()
         return _LOADED[key]
 
     def key_of(self, *what: Any) -> str:
@@ -132,9 +150,7 @@ class Features(OverSets):
         fields = self.settings()
         nets = (TRAINED, UNTRAINED) if "untrained" in self.config.baselines else (TRAINED,)
         parts: list[Part] = []
-        for spec in self.config.sets:
-            data = self.load(spec)
-            counts = {"train": len(data.train_labels_N), "test": len(data.test_labels_N)}
+        for spec, counts in self.halves():
             for net in nets:
                 for half, count in counts.items():
                     for rows in row_ranges(count, math.ceil(count / _ROWS)):

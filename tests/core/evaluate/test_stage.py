@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -16,7 +16,8 @@ from dcgan_core.cli import app
 from dcgan_core.errors import ConfigError
 from dcgan_core.evaluate.stage import features_of
 from dcgan_core.pipeline import load_pipeline
-from dcgan_core.stage import run
+from dcgan_core.progress import silent
+from dcgan_core.stage import Stage, run
 from dcgan_core.storage import Store
 from dcgan_core.tables import read_all
 from tests.conftest import Tiny
@@ -104,7 +105,7 @@ def test_another_protocol_of_a_set_is_another_answer(tiny: Tiny, finished_store:
     few = {**FEW, "labels_per_class": [], "baselines": ["pixels"], "max_train": 1300}
     run_all(tiny, finished_store, **few)
     again = {**few, "sets": [{"name": "digits", "kind": "digits", "protocol": "svhn"}]}
-    with pytest.raises(ConfigError, match=r"labelled set digits: 10,?000 of"):
+    with pytest.raises(ConfigError, match=r"labelled set digits: the protocol svhn chooses C by 10,000"):
         run_all(tiny, finished_store, **again)
 
 
@@ -148,6 +149,41 @@ def test_features_are_read_from_stretches_as_they_were_written(
             assert np.array_equal(values, expected[half])
 
 
-def test_too_few_labels_name_their_set(tiny: Tiny, finished_store: Store) -> None:
-    with pytest.raises(ConfigError, match=r"labelled set digits: class \d has \d+ images and 40 of each"):
-        run_all(tiny, finished_store, **{**FEW, "labels_per_class": [10], "folds": 4})
+def stages_of(tiny: Tiny, **changes: Any) -> list[Stage]:
+    overrides = tiny.changed(**{f"evaluate__{name}": value for name, value in changes.items()})
+    return list(load_pipeline(tiny.preset, overrides, upto="evaluate").of("evaluate"))
+
+
+def test_too_few_labels_name_their_set_and_the_cure_before_there_are_features(
+    tiny: Tiny, finished_store: Store
+) -> None:
+    few = {**FEW, "sets": ["lfw", "digits"], "labels_per_class": [10], "folds": 4}
+    features, scores = stages_of(tiny, **few)
+    with pytest.raises(
+        ConfigError, match=r"labelled set digits: .* 40 images .*evaluate.max_train to 400 or"
+    ):
+        run(features, finished_store, LocalBackend(1))
+    # Features of another protocol are there: what is judged on them is checked all the same.
+    run_all(tiny, finished_store, **{**few, "labels_per_class": [5]}, baselines=["pixels"])
+    features, scores = stages_of(tiny, **few, baselines=["pixels"])
+    assert run(features, finished_store, LocalBackend(1)).cached
+    with pytest.raises(ConfigError, match=r"labelled set digits: .* 40 images"):
+        scores.plan(finished_store)
+
+
+def test_planning_decodes_no_image(
+    tiny: Tiny, finished_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_all(tiny, finished_store, **FEW, baselines=["pixels"])
+
+    def read(*_: object) -> NoReturn:
+        raise AssertionError("an image was read")
+
+    for stage in stages_of(tiny, **FEW, baselines=["pixels"]):
+        with monkeypatch.context() as patched:
+            patched.setattr("dcgan_core.evaluate.stage._LOADED", {})
+            patched.setattr("dcgan_core.evaluate.datasets._read_images", read)
+            parts = stage.plan(finished_store)
+            with pytest.raises(AssertionError, match="an image was read"):
+                stage.work(finished_store, parts[0], silent)
+        assert len(parts) == 2
