@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from dcgan_core.artifacts import Manifest, PartFile, Receipt, fingerprint_of, read_part
 from dcgan_core.config import EvaluateConfig, Json, LabelledSet
+from dcgan_core.errors import FeaturesNotFinite
 from dcgan_core.place import processors
 from dcgan_core.progress import Progress
 from dcgan_core.stage import Part, Stage, Summary
@@ -173,7 +174,11 @@ class Features(OverSets):
         width = feature_width(net, self.size)
         with store.writing(self.address.part_path(name)) as path:
             file = create(path, len(wanted.rows), width, self.config.feature_type)
-            fill(file, net, images, device=self.device, rows=wanted.rows, first=0, progress=progress)
+            try:
+                fill(file, net, images, device=self.device, rows=wanted.rows, first=0, progress=progress)
+            except FeaturesNotFinite as error:
+                of = self._named(wanted, error.row)
+                raise FeaturesNotFinite(error.row, error.others, error.dtype, of) from None
             size, sha256 = path.stat().st_size, sha256_of_file(path)
         record = PartFile(name=name, bytes=size, sha256=sha256, rows=len(wanted.rows))
         place = {"set": wanted.spec.name, "net": wanted.net, "half": wanted.half, "first": wanted.rows.start}
@@ -185,6 +190,13 @@ class Features(OverSets):
             counts={"images": len(wanted.rows)},
             metrics=metrics,
         )
+
+    def _named(self, wanted: _Wanted, row: int) -> str:
+        """A part in words, with where the set has the image in a row of its half."""
+        drawn = self.drawn(wanted.spec)
+        images = drawn.train if wanted.half == "train" else drawn.test
+        place = f"image {row} is row {images.rows_N[row]} of {images.part.source}"
+        return f"labelled set {wanted.spec.name}, {wanted.half} images, {wanted.net} ({place})"
 
     def finish(self, store: Store, receipts: Sequence[Receipt]) -> Summary:
         counts: dict[str, int] = {}

@@ -8,13 +8,17 @@ from typing import Any, NoReturn
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 from typer.testing import CliRunner
 
 from dcgan_core.artifacts import Manifest, read_manifest
 from dcgan_core.backend import LocalBackend
 from dcgan_core.cli import app
-from dcgan_core.errors import ConfigError
-from dcgan_core.evaluate.stage import features_of
+from dcgan_core.errors import ConfigError, FeaturesNotFinite
+from dcgan_core.evaluate.features import pool_and_join
+from dcgan_core.evaluate.rows import batch_bounds
+from dcgan_core.evaluate.stage import Features, features_of
 from dcgan_core.pipeline import load_pipeline
 from dcgan_core.progress import silent
 from dcgan_core.stage import Stage, run
@@ -187,3 +191,24 @@ def test_planning_decodes_no_image(
             with pytest.raises(AssertionError, match="an image was read"):
                 stage.work(finished_store, parts[0], silent)
         assert len(parts) == 2
+
+
+def test_features_that_are_not_finite_name_the_set_the_half_and_the_row_there(
+    tiny: Tiny, finished_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoiled(maps: Any) -> Tensor:
+        features = pool_and_join(maps)
+        features[17] = torch.nan
+        return features
+
+    monkeypatch.setattr("dcgan_core.evaluate.stage._ROWS", 150)
+    monkeypatch.setattr("dcgan_core.evaluate.features.pool_and_join", spoiled)
+    stage, _ = stages_of(tiny, **FEW, baselines=["pixels"])
+    assert isinstance(stage, Features)
+    part = stage.plan(finished_store)[1]
+    batch = next(int(first) for first in batch_bounds(300) if first >= part.payload.rows.start)
+    drawn = stage.drawn(part.payload.spec)
+    place = f"image {batch + 17} is row {drawn.train.rows_N[batch + 17]} of scikit-learn digits"
+    said = f"labelled set digits, train images, discriminator \\({place}.*features of image {batch + 17} are"
+    with pytest.raises(FeaturesNotFinite, match=said):
+        stage.work(finished_store, part, silent)
