@@ -59,18 +59,31 @@ class Svm:
         return [_FittedSVM(svm) for svm in fits]
 
 
+class _Surroundings:
+    """The nearest rows of those that were last asked about: they are sought once, whatever k."""
+
+    def __init__(self, features_NF: Features, labels_N: Rows, most: int, device: str) -> None:
+        self._features_NF, self._labels_N, self._device = features_NF, labels_N, device
+        self._most = min(most, len(labels_N))  # a fold of few labels may have fewer
+        self._asked_QF: Features | None = None
+        self._labels_QK = np.empty((0, 0), np.int64)
+
+    def labels(self, features_QF: Features) -> Rows:
+        """Labels (Q, most) of the nearest rows, nearest first."""
+        if self._asked_QF is not features_QF:
+            index_QK, _ = nearest(self._features_NF, features_QF, self._most, device=self._device)
+            self._asked_QF, self._labels_QK = features_QF, self._labels_N[index_QK]
+        return self._labels_QK
+
+
 @dataclass(frozen=True)
 class _Neighbourhood:
-    features_NF: Features
-    labels_N: Rows
+    around: _Surroundings
     k: int
-    device: str
     converged: bool = True
 
     def predict(self, features_NF: Features) -> Rows:
-        k = min(self.k, len(self.labels_N))  # a fold of few labels may have fewer
-        index_QK, _ = nearest(self.features_NF, features_NF, k, device=self.device)
-        return vote(self.labels_N[index_QK])
+        return vote(self.around.labels(features_NF)[:, : self.k])
 
 
 @dataclass(frozen=True)
@@ -80,7 +93,8 @@ class Neighbours:
     device: str = "cpu"
 
     def path(self, features_NF: Features, labels_N: Rows, values: Sequence[float]) -> Sequence[Fitted]:
-        return [_Neighbourhood(features_NF, labels_N, int(value), self.device) for value in values]
+        around = _Surroundings(features_NF, labels_N, int(max(values)), self.device)
+        return [_Neighbourhood(around, int(value)) for value in values]
 
 
 def outcomes(
