@@ -117,8 +117,11 @@ def test_a_run_is_kept_as_a_record_and_shown_on_the_page(
     tiny: Tiny, finished_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_all(tiny, finished_store, **FEW, baselines=["pixels"])
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr("dcgan_core.evaluate.stage.processors", lambda: 96)
+        run_all(tiny, finished_store, **FEW, baselines=["pixels", "supervised"])
     overrides = tiny.changed(**{f"evaluate__{name}": value for name, value in FEW.items()})
-    overrides["evaluate.baselines"] = ["pixels"]
+    overrides["evaluate.baselines"] = ["pixels", "supervised"]
     words = [word for key, value in overrides.items() for word in ("-o", f"{key}={json.dumps(value)}")]
     monkeypatch.setenv("DCGAN_ROOT", finished_store.root)
     page = tmp_path / "results.md"
@@ -127,7 +130,11 @@ def test_a_run_is_kept_as_a_record_and_shown_on_the_page(
     assert done.exit_code == 0, done.output
     assert "digits" in page.read_text()
     assert "dcgan run evaluate --preset" in page.read_text()
-    assert len(list((tmp_path / "records").iterdir())) == 1
+    (file,) = (tmp_path / "records").iterdir()
+    rows = json.loads(file.read_text())["rows"]
+    assert [row["machine"].startswith("96 cores") for row in rows] == [False] * 4 + [True]
+    assert "(discriminator, raw pixels); 96 cores" in page.read_text()
+    assert [0 <= row.get("validation_error", -1) <= 1 for row in rows] == [False] * 4 + [True]
 
 
 def test_features_are_read_from_stretches_as_they_were_written(
