@@ -231,6 +231,22 @@ class FeaturesUnusable(DcganError):
         return f"{self.what}: {self.why}; {self.advice}"
 
 
+class FeaturesNotFinite(ConfigError):
+    """D's features of an image are NaN or infinity, or more than their type holds."""
+
+    def __init__(self, row: int, others: int, dtype: str, of: str = "") -> None:
+        super().__init__(row, others, dtype, of)
+        self.row, self.others, self.dtype, self.of = row, others, dtype, of
+
+    def __str__(self) -> str:
+        others = f" and of {self.others} others in its batch" if self.others else ""
+        return (
+            f"{self.of}{': ' if self.of else ''}features of image {self.row}{others} are not finite in "
+            f"{self.dtype}; keep them in float32 (evaluate.feature_type), and where they are not finite "
+            "either, look at the net's weights"
+        )
+
+
 class ExportDiffers(DcganError):
     """An exported net does not compute what the trained one does; the export was deleted."""
 

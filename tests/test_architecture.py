@@ -46,6 +46,7 @@ MATHEMATICS = (
     "evaluate/distances.py",
     "evaluate/diversity.py",
     "evaluate/draws.py",
+    "evaluate/enough.py",
     "evaluate/features.py",
     "evaluate/frechet.py",
     "evaluate/inception_score.py",

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -21,8 +19,9 @@ from dcgan_core.crop.boxes import (
     sharpness,
     square_box,
 )
-from dcgan_core.crop.detect import Detector, Face, HaarDetector, YuNetDetector, fetch_weights
+from dcgan_core.crop.detect import Detector, Face, HaarDetector, YuNetDetector
 from dcgan_core.crop.photo import Photo
+from dcgan_core.crop.weights import yunet_weights
 from dcgan_core.errors import DecodeError
 from dcgan_core.images import Decoded, Rgb
 
@@ -179,6 +178,4 @@ time and change nothing above the limit: where boxes overlap the better one stay
 def _detector(config: CropConfig) -> Detector:
     if config.method == "haar":
         return HaarDetector()
-    cache = Path(tempfile.gettempdir()) / "dcgan-weights"
-    weights = fetch_weights(config.weights or "", config.weights_sha256, cache)
-    return YuNetDetector(weights, max(0.0, config.min_score - _BELOW_MIN_SCORE))
+    return YuNetDetector(yunet_weights(config), max(0.0, config.min_score - _BELOW_MIN_SCORE))

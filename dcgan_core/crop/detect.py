@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-import os
-import re
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dcgan_core.errors import ConfigError, FetchError
+from dcgan_core.errors import ConfigError
 
 Rgb = NDArray[np.uint8]  # (height, width, 3)
 
@@ -107,25 +103,6 @@ class YuNetDetector:
         return _best_apart(face for face in faces if _is_on(face, bgr.shape[1], bgr.shape[0]))
 
 
-def fetch_weights(location: str, sha256: str | None, cache: Path) -> Path:
-    """A local path of the file at `location` (a path, or a url fsspec reads), checked against its sha256.
-
-    A url needs the sha256; its file is kept in `cache` under that name and fetched once. Raises
-    ConfigError (nothing there, another hash, url without hash) and FetchError (the server failed).
-    """
-    if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
-        raise ConfigError(f"crop.weights_sha256 is {sha256!r}: give the 64 hex digits that sha256sum prints")
-    wanted = sha256.lower() if sha256 else None
-    if "://" in location:
-        return _fetch_url(location, wanted, cache)
-    path = Path(location).expanduser()
-    if not path.is_file():
-        raise ConfigError(f"there is no file {path}; set crop.weights to the YuNet ONNX file, by path or url")
-    if wanted and (found := _sha256(path.read_bytes())) != wanted:
-        raise ConfigError(_other_hash(str(path), wanted, found))
-    return path
-
-
 _HAAR_SMALLEST = 32  # pixels; the cascade's own 24 takes a third more time
 # Measured on 100 web photos with faces and 100 without, both by one face found or more: with a border the
 # cascade sees faces that fill the photo (72 photos, 64 without), and 9 of 14 false hits weigh less than 3.5.
@@ -197,60 +174,3 @@ def _pyramid(width: int, height: int) -> list[tuple[int, int]]:
         width, height = max(1, width // 2), max(1, height // 2)
         sizes.append((width, height))
     return sizes
-
-
-def _fetch_url(location: str, wanted: str | None, cache: Path) -> Path:
-    if wanted is None:
-        raise ConfigError(
-            f"crop.weights is the url {location}, so crop.weights_sha256 is needed: "
-            "download the file once, look at it, and set what sha256sum prints"
-        )
-    stored = cache / wanted
-    if stored.is_file() and _sha256(stored.read_bytes()) == wanted:
-        return stored
-    content = _download(location)
-    if (found := _sha256(content)) != wanted:
-        raise ConfigError(_other_hash(location, wanted, found))
-    _write_atomically(stored, content)
-    return stored
-
-
-def _download(location: str) -> bytes:
-    # Here, not above: only these calls need them, and they are slow to import.
-    import aiohttp
-    import fsspec
-
-    try:
-        filesystem, path = fsspec.url_to_fs(location)
-        return filesystem.cat_file(path)
-    except FileNotFoundError:
-        raise ConfigError(f"there is nothing at {location}; correct crop.weights") from None
-    except (ImportError, ValueError) as error:
-        raise ConfigError(f"crop.weights {location} cannot be read: {error}") from None
-    except (OSError, TimeoutError, aiohttp.ClientError) as error:
-        raise FetchError(f"could not fetch {location}: {error or type(error).__name__}") from None
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".fetching-")
-    partial = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def _other_hash(location: str, wanted: str, found: str) -> str:
-    return (
-        f"{location} has sha256 {found}, crop.weights_sha256 says {wanted}; "
-        "take the right file, or correct the hash if you trust this one"
-    )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -13,6 +12,7 @@ import pyarrow as pa
 from dcgan_core.artifacts import Receipt
 from dcgan_core.config import CropConfig, Json
 from dcgan_core.crop.photo import Photo
+from dcgan_core.crop.weights import yunet_weights
 from dcgan_core.errors import ConfigError, NoUsableData
 from dcgan_core.guarded import Died, guarded
 from dcgan_core.progress import Progress
@@ -78,19 +78,9 @@ class Crop(Stage):
                 "(-o crop.weights=...), or use crop.method=haar, which needs none"
             )
         wanted = self.config.weights_sha256
-        path = Path(self.config.weights).expanduser()
         if wanted and "://" in self.config.weights:
-            return {"weights_sha256": wanted.lower()}
-        if not path.is_file():
-            raise ConfigError(
-                f"crop.weights: there is no file {path}; for a url also set crop.weights_sha256"
-            )
-        found = sha256_of_file(path)
-        if wanted and found != wanted.lower():
-            raise ConfigError(
-                f"crop.weights {path} has sha256 {found}, not the {wanted} of crop.weights_sha256"
-            )
-        return {"weights_sha256": found}
+            return {"weights_sha256": wanted.strip().lower()}  # nothing is fetched before there is work
+        return {"weights_sha256": sha256_of_file(yunet_weights(self.config))}
 
     def plan(self, store: Store) -> Sequence[Part]:
         files = self.input_manifest(store, "photos").named("photos-")

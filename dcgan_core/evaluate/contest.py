@@ -12,6 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from dcgan_core.config import EvaluateConfig, LabelledSet
 from dcgan_core.evaluate.datasets import Labelled
 from dcgan_core.evaluate.draws import per_class_draw, stratified_draw, stratified_split
+from dcgan_core.evaluate.enough import CIFAR_LABELS, SVHN_LABELS, SVHN_VALIDATION
 from dcgan_core.evaluate.neighbours import nearest, vote
 from dcgan_core.evaluate.protocols import (
     SVHN_C,
@@ -30,10 +31,6 @@ from dcgan_core.evaluate.svm import L2SVM
 from dcgan_core.models.specs import NetSpec
 from dcgan_core.progress import Progress, silent
 
-CIFAR_LABELS, SVHN_LABELS = 400, 100
-"""Labels a class in the paper's tables 1 and 2."""
-SVHN_VALIDATION = 10_000
-"""Training images that choose C in table 2."""
 _VALIDATION, _PATIENCE = 5000, 15
 
 
@@ -62,18 +59,31 @@ class Svm:
         return [_FittedSVM(svm) for svm in fits]
 
 
+class _Surroundings:
+    """The nearest rows of those that were last asked about: they are sought once, whatever k."""
+
+    def __init__(self, features_NF: Features, labels_N: Rows, most: int, device: str) -> None:
+        self._features_NF, self._labels_N, self._device = features_NF, labels_N, device
+        self._most = min(most, len(labels_N))  # a fold of few labels may have fewer
+        self._asked_QF: Features | None = None
+        self._labels_QK = np.empty((0, 0), np.int64)
+
+    def labels(self, features_QF: Features) -> Rows:
+        """Labels (Q, most) of the nearest rows, nearest first."""
+        if self._asked_QF is not features_QF:
+            index_QK, _ = nearest(self._features_NF, features_QF, self._most, device=self._device)
+            self._asked_QF, self._labels_QK = features_QF, self._labels_N[index_QK]
+        return self._labels_QK
+
+
 @dataclass(frozen=True)
 class _Neighbourhood:
-    features_NF: Features
-    labels_N: Rows
+    around: _Surroundings
     k: int
-    device: str
     converged: bool = True
 
     def predict(self, features_NF: Features) -> Rows:
-        k = min(self.k, len(self.labels_N))  # a fold of few labels may have fewer
-        index_QK, _ = nearest(self.features_NF, features_NF, k, device=self.device)
-        return vote(self.labels_N[index_QK])
+        return vote(self.around.labels(features_NF)[:, : self.k])
 
 
 @dataclass(frozen=True)
@@ -83,7 +93,8 @@ class Neighbours:
     device: str = "cpu"
 
     def path(self, features_NF: Features, labels_N: Rows, values: Sequence[float]) -> Sequence[Fitted]:
-        return [_Neighbourhood(features_NF, labels_N, int(value), self.device) for value in values]
+        around = _Surroundings(features_NF, labels_N, int(max(values)), self.device)
+        return [_Neighbourhood(around, int(value)) for value in values]
 
 
 def outcomes(

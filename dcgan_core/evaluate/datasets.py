@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from dcgan_core.config import LabelledSet
 from dcgan_core.errors import ConfigError
 from dcgan_core.evaluate.draws import balanced_draw, stratified_draw, stratified_split
+from dcgan_core.evaluate.enough import Counts
 from dcgan_core.evaluate.parts import (
     Part,
     digits_part,
@@ -70,6 +71,25 @@ class Drawn:
     test_labels_N: NDArray[np.int64]
     classes: tuple[str, ...]
     source: str
+    available_K: NDArray[np.int64]
+    """Training images of each class that there would be without ``max_train``."""
+
+    @property
+    def counts(self) -> Counts:
+        """Training images of each class."""
+        used_K = np.bincount(self.train_labels_N, minlength=len(self.classes))
+        return Counts(self.classes, used_K, self.available_K)
+
+    def read(self) -> Labelled:
+        """All images in memory. ConfigError for one that cannot be read."""
+        return Labelled(
+            train_images_NHW3=self.train[:],
+            train_labels_N=self.train_labels_N,
+            test_images_NHW3=self.test[:],
+            test_labels_N=self.test_labels_N,
+            classes=self.classes,
+            source=self.source,
+        )
 
 
 def load(
@@ -83,15 +103,9 @@ def load(
     ``max_train``. Grey images get three equal channels. Raises ConfigError for what is missing, unreadable,
     unlabelled or of one class only.
     """
-    drawn = draw(spec, size=size, test_share=test_share, max_train=max_train, max_test=max_test, seed=seed)
-    return Labelled(
-        train_images_NHW3=drawn.train[:],
-        train_labels_N=drawn.train_labels_N,
-        test_images_NHW3=drawn.test[:],
-        test_labels_N=drawn.test_labels_N,
-        classes=drawn.classes,
-        source=drawn.source,
-    )
+    return draw(
+        spec, size=size, test_share=test_share, max_train=max_train, max_test=max_test, seed=seed
+    ).read()
 
 
 def draw(
@@ -111,6 +125,7 @@ def draw(
     else:
         test, test_labels_N = train, train.labels_N
         train_rows, test_rows = stratified_split(train.labels_N, test_share, split_rng)
+    available_K = np.bincount(train.labels_N[train_rows], minlength=len(train.classes))
     train_rows = train_rows[balanced_draw(train.labels_N[train_rows], max_train, train_rng)]
     test_rows = test_rows[stratified_draw(test_labels_N[test_rows], max_test, test_rng)]
     return Drawn(
@@ -120,6 +135,7 @@ def draw(
         test_labels_N=test_labels_N[test_rows],
         classes=train.classes,
         source=train.source,
+        available_K=available_K,
     )
 
 

@@ -41,6 +41,16 @@ def stratified_draw(labels_N: NDArray[np.int64], most: int, rng: np.random.Gener
     return rng.permutation(order[:most])
 
 
+def most_drawn(sizes_K: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """How many rows of classes of these sizes ``stratified_draw`` takes at most, (K,), ``most`` at least 1.
+
+    Exact but for who loses a tie for the last rows: each class is taken to win it.
+    """
+    quantiles = [(np.arange(size) + 0.5) / size for size in sizes_K.tolist()]
+    last = np.sort(np.concatenate(quantiles))[:most][-1]
+    return np.array([np.count_nonzero(quantiles_N <= last) for quantiles_N in quantiles], np.int64)
+
+
 def held_out(
     labels_N: NDArray[np.int64], count: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

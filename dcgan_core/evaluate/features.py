@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dcgan_core.errors import ConfigError
+from dcgan_core.errors import ConfigError, FeaturesNotFinite
 from dcgan_core.evaluate.rows import BATCH, Batch, ImageRows, batches_of, rebatched
 from dcgan_core.models.inputs import scaled
 from dcgan_core.models.norms import batch_norms, recalibrated
@@ -62,8 +62,9 @@ def extract(
 
     Batches are of equal size (to within one image) and follow from the number of all images, so that with
     batch statistics no image is judged in a tiny batch, and ``rows`` [a, b), where not all are wanted, come
-    out as they do from the whole. Raises ConfigError where maps are smaller than the grid, or features are
-    not finite in ``dtype``. Paper, section 5.1.
+    out as they do from the whole. Raises ConfigError where maps are smaller than the grid, and
+    FeaturesNotFinite, which names the row among all images, where features are not finite in ``dtype``.
+    Paper, section 5.1.
     """
     wanted = range(len(images)) if rows is None else rows
     kept: list[NDArray[np.floating]] = []
@@ -90,7 +91,11 @@ def extract_into(
 ) -> None:
     """The same, handed to ``sink`` a batch at a time: at most three batches of features are held."""
     wanted = range(len(images)) if rows is None else rows
-    _run(sink, discriminator, batches_of(images, wanted, batch_size), len(wanted), how, progress)
+    batches = batches_of(images, wanted, batch_size)
+    try:
+        _run(sink, discriminator, batches, len(wanted), how, progress)
+    except FeaturesNotFinite as error:
+        raise FeaturesNotFinite(wanted.start + error.row, error.others, error.dtype) from None
 
 
 def extract_stream(
@@ -265,12 +270,12 @@ class _OnTheWay:
         if self.done is not None:
             self.done.synchronize()
         last = self.first + len(self.features_BF)
-        # One pass, as a sum is finite only where all are; in float32 it does not overflow by itself.
+        # One pass, as a sum is finite only where all are; a sum of large values in float32 may not be.
         if not torch.isfinite(self.features_BF.sum(dtype=torch.float32)):
-            raise ConfigError(
-                f"features of images {self.first} to {last - 1} are not finite in {self.features_BF.dtype}; "
-                "extract them in float32; where they are not finite either, look at the weights"
-            )
+            wrong_B = ~self.features_BF.isfinite().all(1)
+            if bool(wrong_B.any()):
+                row, others = self.first + int(wrong_B.int().argmax()), int(wrong_B.sum()) - 1
+                raise FeaturesNotFinite(row, others, str(self.features_BF.dtype).removeprefix("torch."))
         sink(self.first, self.features_BF)
         progress(last, count, "features")
 

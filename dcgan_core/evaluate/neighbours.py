@@ -1,95 +1,13 @@
-"""The nearest-neighbour baseline: exact distances, k chosen on validation images alone."""
+"""The nearest-neighbour baseline: the nearest rows by exact distances, and what they vote for."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dcgan_core.errors import ConfigError
-from dcgan_core.evaluate.draws import stratified_split
 from dcgan_core.progress import Progress, silent
-
-
-@dataclass(frozen=True)
-class NeighbourTrial:
-    """One k, and the share of validation images that it classifies rightly."""
-
-    k: int
-    accuracy: float
-
-
-@dataclass(frozen=True, eq=False)
-class NeighbourVerdict:
-    """The chosen k with its evidence, and what it says of the test images."""
-
-    k: int
-    trials: tuple[NeighbourTrial, ...]
-    """All k in the order given; the smallest among the best was chosen."""
-    predictions_M: NDArray[np.int64]
-
-
-def classify(
-    train_NF: NDArray[np.generic],
-    train_labels_N: NDArray[np.int64],
-    test_MF: NDArray[np.generic],
-    *,
-    ks: Sequence[int],
-    seed: int,
-    validation_share: float = 0.2,
-    device: torch.device | str = "cpu",
-    progress: Progress = silent,
-) -> NeighbourVerdict:
-    """k-nearest neighbours among all training rows, k the best of ``ks`` on a stratified part of them.
-
-    Features (or uint8 pixels) in rows, labels 0, 1, ... . Test rows decide nothing. Raises ConfigError where
-    a class has a single training row, or where there is no k, or one larger than the rows it chooses among.
-    """
-    fitted, held = stratified_split(train_labels_N, validation_share, np.random.default_rng(seed))
-    trials = try_ks(
-        train_NF[fitted],
-        train_labels_N[fitted],
-        train_NF[held],
-        train_labels_N[held],
-        ks=ks,
-        device=device,
-        progress=progress,
-    )
-    k = chosen(trials)
-    nearest_MK, _ = nearest(train_NF, test_MF, k, device=device, progress=progress)
-    return NeighbourVerdict(k, trials, vote(train_labels_N[nearest_MK]))
-
-
-def try_ks(
-    train_NF: NDArray[np.generic],
-    train_labels_N: NDArray[np.int64],
-    held_MF: NDArray[np.generic],
-    held_labels_M: NDArray[np.int64],
-    *,
-    ks: Sequence[int],
-    device: torch.device | str = "cpu",
-    progress: Progress = silent,
-) -> tuple[NeighbourTrial, ...]:
-    """Every k on validation rows of one's own; the distances are computed once.
-
-    Raises ConfigError where there is no k, or one larger than the training rows.
-    """
-    if not ks or min(ks) < 1 or max(ks) > len(train_NF):
-        raise ConfigError(
-            f"k must be 1 to {len(train_NF)}, the images there are to choose among, not {list(ks)}"
-        )
-    nearest_MK, _ = nearest(train_NF, held_MF, max(ks), device=device, progress=progress)
-    labels_MK = train_labels_N[nearest_MK]
-    return tuple(NeighbourTrial(k, float(np.mean(vote(labels_MK[:, :k]) == held_labels_M))) for k in ks)
-
-
-def chosen(trials: Sequence[NeighbourTrial]) -> int:
-    """The smallest k among the best."""
-    return min(trials, key=lambda trial: (-trial.accuracy, trial.k)).k
 
 
 def vote(labels_MK: NDArray[np.int64]) -> NDArray[np.int64]:

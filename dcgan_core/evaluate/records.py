@@ -19,12 +19,10 @@ def records_of(
 ) -> list[Record]:
     """What a finished `scores` artifact says of each of its sets, with how it came about."""
     by_set: dict[str, list[dict[str, Any]]] = {}
-    machines: dict[str, str] = {}
     for part in scores.parts:
         (file,) = (file for file in part.files if file.name.startswith("scores-"))
         score = json.loads(read_part(store, scores.address, file))
-        by_set.setdefault(score["set"], []).append(score)
-        machines[score["set"]] = part.metrics.get("machine", "")
+        by_set.setdefault(score["set"], []).append({**score, "machine": part.metrics.get("machine", "")})
     if not by_set:
         raise ConfigError("nothing was judged: evaluate.sets is empty; name labelled sets and run evaluate")
     counts, place = train.counts, Path(config.scrape.path).name
@@ -37,14 +35,12 @@ def records_of(
             classes=len(same[0]["classes"]),
             train=same[0]["train"],
             test=same[0]["test"],
-            rows=tuple(
-                {**_without_details(row), "kind": score["kind"]} for score in same for row in score["rows"]
-            ),
+            rows=tuple(_row(score, row) for score in same for row in score["rows"]),
             net=config.train.net,
             trained_on=images,
             images_seen=counts["images_seen"],
             updates=f"{counts['g_updates']:,} updates of G and {counts['d_updates']:,} of D",
-            machine=machines[name],
+            machine=same[0]["machine"],
             date=str(scores.provenance.get("finished", ""))[:10],
             command=command,
             note=note,
@@ -72,5 +68,10 @@ def page_of(folder: Path) -> str:
     return page(sorted(records, key=lambda record: (record.set, record.date)))
 
 
-def _without_details(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if name not in ("confusion", "trials")}
+def _row(score: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
+    """A row without its details, with what its part says of it: kind, machine, and of a random search the
+    smallest validation error."""
+    kept = {name: value for name, value in row.items() if name not in ("confusion", "trials")}
+    errors = [trial["validation_error"] for trial in score["search"] if trial["status"] == "ok"]
+    found = {"validation_error": min(errors)} if errors else {}
+    return {**kept, "kind": score["kind"], "machine": score["machine"], **found}

@@ -22,8 +22,8 @@ BESIDE: dict[tuple[Table, str], str] = {
     ("svhn-1000", "discriminator"): "dcgan",
     ("svhn-1000", "knn"): "knn",
 }
-"""The published row that a kind of features replicates. The supervised CNN's is a validation error, and ours
-are of the test part."""
+"""The published row that a kind of features replicates. The supervised CNN's is a validation error, which
+stands in our row's notes: what we state are errors of the test part."""
 ERRORS: frozenset[Table] = frozenset({"svhn-1000"})
 """Tables of errors; the others are of accuracies."""
 
@@ -46,12 +46,14 @@ class Record:
     train: int
     test: int
     rows: tuple[dict[str, Any], ...]
-    """As the stage `scores` keeps them: kind, protocol, accuracy, sd, accuracies, width ..."""
+    """As the stage `scores` keeps them: kind, protocol, accuracy, sd, accuracies, width ...; its machine, and
+    of a random search its smallest ``validation_error``."""
     net: str
     trained_on: str
     images_seen: int
     updates: str
     machine: str
+    """Of rows that name none of their own."""
     date: str
     command: str
     note: str = ""
@@ -113,6 +115,8 @@ def _measured(table: Table, record: Record, row: dict[str, Any], number: int) ->
     accuracy = 100 * row["accuracy"]
     notes = [f"run {number}: {record.source}, {row['train']:,} labels, {row['test']:,} test images"]
     notes += [f"{row['width']:,} features"] if row["width"] else []
+    if row.get("validation_error") is not None:
+        notes.append(f"validation error {100 * row['validation_error']:.2f} %")
     if not row["converged"]:
         notes.append("the solver stopped before its optimum")
     return Measured(
@@ -134,7 +138,17 @@ def _about(number: int, record: Record) -> str:
         f"{number}. **{record.set}**: {record.source}, {record.classes} classes, {record.train:,} training "
         f"and {record.test:,} test images.",
         f"   Net `{record.net}`, trained on {record.trained_on}: {record.images_seen:,} images seen, "
-        f"{record.updates}. {record.machine}, {record.date}.",
+        f"{record.updates}. {_machines(record)}, {record.date}.",
         f"   `{record.command}`",
     ]
     return "\n".join([*lines, f"   {record.note}"] if record.note else lines) + "\n"
+
+
+def _machines(record: Record) -> str:
+    """The machine; where rows differ each machine, and what was judged on it."""
+    judged: dict[str, list[str]] = {}
+    for row in record.rows:
+        judged.setdefault(row.get("machine", record.machine), []).append(row["features"])
+    if len(judged) < 2:
+        return next(iter(judged), record.machine)
+    return "; ".join(f"{machine} ({', '.join(dict.fromkeys(names))})" for machine, names in judged.items())

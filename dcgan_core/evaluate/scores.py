@@ -89,6 +89,7 @@ class Scores(OverSets):
 
     def plan(self, store: Store) -> Sequence[Part]:
         manifest, train = (self.input_manifest(store, name) for name in ("features", "train"))
+        self.halves()  # raises where images are too few: features may have been made for other protocols
         parts: list[Part] = []
         for spec in self.config.sets:
             for kind in self._kinds(spec):
@@ -115,10 +116,8 @@ class Scores(OverSets):
 
         try:
             judged = self._judged(store, spec, kind, told)
-        except ConfigError as error:  # too few labels for a protocol, mostly
-            raise ConfigError(
-                f"labelled set {spec.name}: {error} (evaluate.folds, labels_per_class)"
-            ) from None
+        except ConfigError as error:
+            raise ConfigError(f"labelled set {spec.name}, {name}: {error}") from None
         found = judged.outcomes
         score = {
             "set": spec.name,

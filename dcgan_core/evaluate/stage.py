@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 
 from dcgan_core.artifacts import Manifest, PartFile, Receipt, fingerprint_of, read_part
 from dcgan_core.config import EvaluateConfig, Json, LabelledSet
+from dcgan_core.errors import FeaturesNotFinite
 from dcgan_core.place import processors
 from dcgan_core.progress import Progress
 from dcgan_core.stage import Part, Stage, Summary
 from dcgan_core.storage import Store, sha256_of_file
 
 if TYPE_CHECKING:
-    from dcgan_core.evaluate.datasets import Labelled
+    from dcgan_core.evaluate.datasets import Drawn, Labelled
     from dcgan_core.models.dcgan import Discriminator
 
 TRAINED, UNTRAINED = "discriminator", "untrained discriminator"
@@ -61,23 +62,41 @@ class OverSets(Stage):
 
         return {spec.name: {"kind": spec.kind, **identity(spec)} for spec in self.config.sets}
 
-    def load(self, spec: LabelledSet) -> Labelled:
-        """The labelled set as the features see it; kept, as one worker does several parts of it."""
-        from dcgan_core.evaluate.datasets import load
+    def drawn(self, spec: LabelledSet) -> Drawn:
+        """The labelled set as the features see it, its images unread."""
+        from dcgan_core.evaluate.datasets import draw
 
         config = self.config
+        return draw(
+            spec,
+            size=self.size,
+            test_share=config.test_share,
+            max_train=config.max_train,
+            max_test=config.max_test,
+            seed=self.seed,
+        )
+
+    def halves(self) -> list[tuple[LabelledSet, dict[str, int]]]:
+        """Every set and the images of its halves, `train` and `test`, of which labels alone are read.
+
+        ConfigError where a set has too few for its protocol.
+        """
+        from dcgan_core.evaluate.enough import check_enough
+
+        found = []
+        for spec in self.config.sets:
+            drawn = self.drawn(spec)
+            check_enough(spec, self.config, drawn.counts)
+            found.append((spec, {"train": len(drawn.train), "test": len(drawn.test)}))
+        return found
+
+    def load(self, spec: LabelledSet) -> Labelled:
+        """The same in memory; kept, as one worker does several parts of it."""
         about = self.config.identity(*OF_IMAGES)
         key = (repr(self.identities[spec.name]), self.size, repr(about), self.seed)
         if key not in _LOADED:
             _LOADED.clear()
-            _LOADED[key] = load(
-                spec,
-                size=self.size,
-                test_share=config.test_share,
-                max_train=config.max_train,
-                max_test=config.max_test,
-                seed=self.seed,
-            )
+            _LOADED[key] = self.drawn(spec).read()
         return _LOADED[key]
 
     def key_of(self, *what: Any) -> str:
@@ -134,11 +153,9 @@ class Features(OverSets):
         fields = self.settings()
         nets = (TRAINED, UNTRAINED) if "untrained" in self.config.baselines else (TRAINED,)
         parts: list[Part] = []
-        for spec in self.config.sets:
+        for spec, counts in self.halves():
             if spec.protocol == "mnist-nn":  # judges samples, not features
                 continue
-            data = self.load(spec)
-            counts = {"train": len(data.train_labels_N), "test": len(data.test_labels_N)}
             for net in nets:
                 for half, count in counts.items():
                     for rows in row_ranges(count, math.ceil(count / _ROWS)):
@@ -161,7 +178,11 @@ class Features(OverSets):
         width = feature_width(net, self.size)
         with store.writing(self.address.part_path(name)) as path:
             file = create(path, len(wanted.rows), width, self.config.feature_type)
-            fill(file, net, images, device=self.device, rows=wanted.rows, first=0, progress=progress)
+            try:
+                fill(file, net, images, device=self.device, rows=wanted.rows, first=0, progress=progress)
+            except FeaturesNotFinite as error:
+                of = self._named(wanted, error.row)
+                raise FeaturesNotFinite(error.row, error.others, error.dtype, of) from None
             size, sha256 = path.stat().st_size, sha256_of_file(path)
         record = PartFile(name=name, bytes=size, sha256=sha256, rows=len(wanted.rows))
         place = {"set": wanted.spec.name, "net": wanted.net, "half": wanted.half, "first": wanted.rows.start}
@@ -173,6 +194,13 @@ class Features(OverSets):
             counts={"images": len(wanted.rows)},
             metrics=metrics,
         )
+
+    def _named(self, wanted: _Wanted, row: int) -> str:
+        """A part in words, with where the set has the image in a row of its half."""
+        drawn = self.drawn(wanted.spec)
+        images = drawn.train if wanted.half == "train" else drawn.test
+        place = f"image {row} is row {images.rows_N[row]} of {images.part.source}"
+        return f"labelled set {wanted.spec.name}, {wanted.half} images, {wanted.net} ({place})"
 
     def finish(self, store: Store, receipts: Sequence[Receipt]) -> Summary:
         counts: dict[str, int] = {}

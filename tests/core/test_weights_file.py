@@ -73,6 +73,19 @@ def test_a_url_is_fetched_once_and_kept_by_its_hash(tmp_path: Path, host: tuple[
     assert found(f"{url}/weights", SHA256, tmp_path).read_bytes() == CONTENT
 
 
+def test_other_schemes_are_read_too_and_those_that_nobody_knows_named(tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    path.write_bytes(CONTENT)
+    assert found(path.as_uri(), SHA256, tmp_path / "cache").read_bytes() == CONTENT
+    with pytest.raises(ConfigError, match=r"evaluate.weights: nonsense://weights cannot be read"):
+        found("nonsense://weights", SHA256, tmp_path / "empty")
+
+
+def test_a_host_that_does_not_answer_is_a_passing_failure(tmp_path: Path) -> None:
+    with pytest.raises(FetchError, match="could not fetch"):
+        found("http://127.0.0.1:1/weights", SHA256, tmp_path)
+
+
 def test_another_hash_and_failures_leave_nothing_behind(tmp_path: Path, host: tuple[str, list[str]]) -> None:
     url, _ = host
     with pytest.raises(ConfigError, match="take the right file, or correct the hash"):

@@ -170,7 +170,9 @@ def test_a_dropped_photo_is_no_crop(store: Store, tmp_path: Path) -> None:
 def test_yunet_without_weights_is_refused_before_any_work(tiny: Tiny) -> None:
     for changes, complaint in (
         ({}, r"crop\.weights is empty.*crop\.method=haar"),
-        ({"crop.weights": "/no/such.onnx"}, r"no file /no/such\.onnx"),
+        ({"crop.weights": "/no/such.onnx"}, r"crop\.weights: there is no file /no/such\.onnx"),
+        ({"crop.weights": "file:///no/such.onnx"}, r"crop\.weights_sha256 is needed"),
+        ({"crop.weights": __file__, "crop.weights_sha256": "0" * 64}, r"crop\.weights_sha256 says 0000"),
     ):
         with pytest.raises(ConfigError, match=complaint):
             load_pipeline("faces64", tiny.overrides | {"crop.method": "yunet"} | changes, upto="crop")
@@ -199,8 +201,10 @@ def test_yunet_finds_the_faces_and_its_weights_count_by_content(
 
 def test_weights_that_are_no_network_stop_the_stage(store: Store, tiny: Tiny, tmp_path: Path) -> None:
     weights = save(tmp_path / "net.onnx", b"no network")
-    with pytest.raises(ConfigError, match="cannot be opened as a YuNet network"):
-        cropped(store, tiny.overrides | {"crop.method": "yunet", "crop.weights": str(weights)})
+    by_url = {"crop.weights": weights.as_uri(), "crop.weights_sha256": sha256_of_file(weights)}
+    for named in ({"crop.weights": str(weights)}, by_url):
+        with pytest.raises(ConfigError, match="cannot be opened as a YuNet network"):
+            cropped(store, tiny.overrides | {"crop.method": "yunet"} | named)
 
 
 def test_alignment_needs_a_detector_with_landmarks_and_counts_only_there(tiny: Tiny) -> None:

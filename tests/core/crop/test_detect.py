@@ -1,14 +1,9 @@
-"""Detectors find real faces, pass over what is none, and weights are what their hash says."""
+"""Detectors find real faces and pass over what is none."""
 
 from __future__ import annotations
 
-import hashlib
-import http.server
 import os
 import tarfile
-import threading
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import cv2
@@ -17,8 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from dcgan_core.crop.boxes import scale_face
-from dcgan_core.crop.detect import Detector, Face, HaarDetector, YuNetDetector, fetch_weights
-from dcgan_core.errors import ConfigError, FetchError
+from dcgan_core.crop.detect import Detector, Face, HaarDetector, YuNetDetector
+from dcgan_core.errors import ConfigError
 from dcgan_core.images import decode_rgb
 
 Rgb = NDArray[np.uint8]
@@ -158,71 +153,3 @@ def test_weights_that_are_no_network_are_refused(tmp_path: Path) -> None:
             YuNetDetector(path, 0.6)
     with pytest.raises(ConfigError, match="absent"):
         YuNetDetector(tmp_path / "absent", 0.6)
-
-
-CONTENT = b"weights of a network"
-SHA256 = hashlib.sha256(CONTENT).hexdigest()
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[str]:
-    """Url of a loopback server of `tmp_path/web`."""
-    (tmp_path / "web").mkdir()
-    (tmp_path / "web" / "net.onnx").write_bytes(CONTENT)
-    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path / "web"))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as web:
-        threading.Thread(target=web.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{web.server_port}"
-        web.shutdown()
-
-
-def test_a_local_file_stays_where_it_is(tmp_path: Path) -> None:
-    path = tmp_path / "net.onnx"
-    path.write_bytes(CONTENT)
-    cache = tmp_path / "cache"
-    assert fetch_weights(str(path), None, cache) == path
-    assert fetch_weights(str(path), SHA256.upper(), cache) == path
-    assert not cache.exists()
-
-
-def test_a_url_is_fetched_once_and_kept_under_its_hash(tmp_path: Path, server: str) -> None:
-    cache = tmp_path / "cache"
-    stored = fetch_weights(f"{server}/net.onnx", SHA256, cache)
-    assert stored.read_bytes() == CONTENT
-    assert [path.name for path in cache.iterdir()] == [SHA256]
-    (tmp_path / "web" / "net.onnx").unlink()
-    assert fetch_weights(f"{server}/net.onnx", SHA256, cache) == stored
-
-
-def test_a_damaged_copy_in_the_cache_is_fetched_again(tmp_path: Path, server: str) -> None:
-    stored = fetch_weights(f"{server}/net.onnx", SHA256, tmp_path / "cache")
-    stored.write_bytes(CONTENT[:5])
-    assert fetch_weights(f"{server}/net.onnx", SHA256, tmp_path / "cache").read_bytes() == CONTENT
-
-
-def test_other_url_schemes_are_read_too(tmp_path: Path) -> None:
-    path = tmp_path / "net.onnx"
-    path.write_bytes(CONTENT)
-    assert fetch_weights(path.as_uri(), SHA256, tmp_path / "cache").read_bytes() == CONTENT
-
-
-def test_wrong_weights_are_refused_with_a_next_step(tmp_path: Path, server: str) -> None:
-    cache, other = tmp_path / "cache", "0" * 64
-    local = tmp_path / "web" / "net.onnx"
-    for location, sha256, message in (
-        (str(tmp_path / "absent.onnx"), None, "there is no file"),
-        (str(local), other, f"sha256 {SHA256}"),
-        (str(local), "abc", "64 hex digits"),
-        (f"{server}/net.onnx", None, "weights_sha256 is needed"),
-        (f"{server}/net.onnx", other, f"sha256 {SHA256}"),
-        (f"{server}/absent.onnx", other, "nothing at"),
-        ("nonsense://net.onnx", other, "cannot be read"),
-    ):
-        with pytest.raises(ConfigError, match=message):
-            fetch_weights(location, sha256, cache)
-    assert not cache.exists() or not list(cache.iterdir())
-
-
-def test_a_server_that_does_not_answer_is_a_passing_failure(tmp_path: Path) -> None:
-    with pytest.raises(FetchError, match="could not fetch"):
-        fetch_weights("http://127.0.0.1:1/net.onnx", SHA256, tmp_path)

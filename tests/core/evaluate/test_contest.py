@@ -14,6 +14,8 @@ from sklearn.svm import LinearSVC
 from dcgan_core.config import EvaluateConfig, LabelledSet
 from dcgan_core.evaluate.contest import Neighbours, Svm, outcomes, supervised
 from dcgan_core.evaluate.datasets import Labelled
+from dcgan_core.evaluate.draws import stratified_split
+from dcgan_core.evaluate.neighbours import nearest
 from dcgan_core.evaluate.protocols import Split
 from dcgan_core.models.specs import net_spec
 
@@ -60,6 +62,42 @@ def test_neighbours_are_scikit_learns_on_pixels_as_they_are() -> None:
     assert whole.accuracy == pytest.approx(
         expected.score(data.test_MF.astype(float), data.test_labels_M), abs=0.004
     )
+
+
+def test_k_is_the_best_on_held_training_rows_and_none_is_sought_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sought: list[tuple[int, int, int]] = []
+
+    def counted(train_NF: Any, queries_QF: Any, count: int, **more: Any) -> Any:
+        sought.append((len(train_NF), len(queries_QF), count))
+        return nearest(train_NF, queries_QF, count, **more)
+
+    monkeypatch.setattr("dcgan_core.evaluate.contest.nearest", counted)
+    data, ks = split(scale=1), (50, 1, 5, 3)
+    (whole,) = outcomes(labelled(), chosen(knn_k=ks, validation_share=0.25), data, Neighbours(), seed=3)
+    x, y = data.train_NF.astype(float), data.train_labels_N
+    fitted, held = stratified_split(y, 0.25, np.random.default_rng(3))
+    for trial, k in zip(whole.trials, ks, strict=True):
+        plain = KNeighborsClassifier(k, algorithm="brute").fit(x[fitted], y[fitted])
+        assert trial.c == k
+        # Pixels have ties, which scikit-learn gives to anybody.
+        assert trial.accuracy == pytest.approx(plain.score(x[held], y[held]), abs=0.007)
+    best = max(whole.trials, key=lambda trial: (trial.accuracy, -trial.c))
+    assert whole.chosen_c == (best.c,) != (50,)
+    assert sought == [(len(fitted), len(held), 50), (1200, len(data.test_MF), int(best.c))]
+
+
+def test_neighbours_of_other_rows_are_sought_anew() -> None:
+    data = split(scale=1)
+    one, five = Neighbours().path(data.train_NF, data.train_labels_N, [1, 5])
+    first = one.predict(data.test_MF[:300]), five.predict(data.test_MF[:300])
+    assert np.array_equal(
+        one.predict(data.test_MF[300:]), [one.predict(row[None])[0] for row in data.test_MF[300:]]
+    )
+    assert np.array_equal(five.predict(data.test_MF)[:300], first[1])
+    assert np.array_equal(one.predict(data.train_NF), data.train_labels_N)
+    assert not np.array_equal(*first)
 
 
 def test_more_neighbours_than_there_are_labels_are_all_of_them() -> None:

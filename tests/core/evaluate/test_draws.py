@@ -12,6 +12,7 @@ from dcgan_core.errors import ConfigError
 from dcgan_core.evaluate.draws import (
     balanced_draw,
     held_out,
+    most_drawn,
     per_class_draw,
     stratified_draw,
     stratified_split,
@@ -53,6 +54,19 @@ def test_a_stratified_draw_keeps_the_shares(sizes: list[int], most: int, seed: i
     assert len(set(rows.tolist())) == len(rows) == min(most, len(labels))
     counts = np.bincount(labels[rows], minlength=len(sizes))
     assert np.all(np.abs(counts - np.array(sizes) * len(rows) / len(labels)) <= 1.5)
+
+
+@settings(deadline=None, max_examples=50)
+@given(sizes=SIZES, most=st.integers(1, 200))
+def test_most_drawn_is_what_a_stratified_draw_takes_of_a_class_at_most(sizes: list[int], most: int) -> None:
+    labels = shuffled_labels(sizes)
+    bound = most_drawn(np.array(sizes), most)
+    draws = [stratified_draw(labels, most, np.random.default_rng(seed)) for seed in range(20)]
+    counts = np.array([np.bincount(labels[rows], minlength=len(sizes)) for rows in draws])
+    assert np.all(counts <= bound)
+    assert np.all(bound - counts <= 1)
+    tied = bound.sum() - min(most, len(labels))
+    assert np.array_equal(counts.max(0), bound) or tied > 0
 
 
 @settings(deadline=None, max_examples=50)

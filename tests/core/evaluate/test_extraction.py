@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
-from dcgan_core.errors import ConfigError, CorruptArtifact, StorageUnusable
+from dcgan_core.errors import ConfigError, CorruptArtifact, FeaturesNotFinite, StorageUnusable
 from dcgan_core.evaluate import feature_files
 from dcgan_core.evaluate.feature_files import FeatureFile, create, fill, fill_from
 from dcgan_core.evaluate.features import (
@@ -214,8 +214,34 @@ def test_what_float16_cannot_hold_is_refused() -> None:
     with torch.no_grad():
         cast("nn.Conv2d", cast("nn.Sequential", net.blocks[0])[0]).weight.mul_(1e6)
     assert np.isfinite(extract(net, random_images(2), device="cpu")).all()
-    with pytest.raises(ConfigError, match=r"images 0 to 1 are not finite in torch\.float16; extract them in"):
+    with pytest.raises(ConfigError, match=r"image 0 and of 1 others .* not finite in float16; keep them in"):
         extract(net, random_images(2), device="cpu", dtype="float16")
+
+
+def test_what_is_not_finite_is_named_by_its_row_among_all_images() -> None:
+    net = ready_in("recalibrated", net_of(OPTIONS["plain"]))
+    first = cast("nn.Conv2d", cast("nn.Sequential", cast("Discriminator", net).blocks[0])[0])
+
+    def spoiled(_module: object, inputs: tuple[torch.Tensor], maps: torch.Tensor) -> torch.Tensor:
+        return torch.where((inputs[0] == 1).all((1, 2, 3), keepdim=True), torch.nan, maps)
+
+    first.register_forward_hook(spoiled)
+    images = random_images(40)
+    images[29] = 255
+    assert len(extract(net, images, device="cpu", rows=range(29), batch_size=10)) == 29
+    for rows, batch_size in ((range(40), 40), (range(17, 40), 10), (range(29, 30), 7)):
+        with pytest.raises(FeaturesNotFinite) as raised:
+            extract(net, images, device="cpu", rows=rows, batch_size=batch_size)
+        assert (raised.value.row, raised.value.others) == (29, 0)
+
+
+def test_finite_values_whose_sum_is_not_are_taken() -> None:
+    net = net_of(OPTIONS["plain"])
+    with torch.no_grad():
+        cast("nn.Conv2d", cast("nn.Sequential", net.blocks[0])[0]).weight.mul_(2e36)
+    features = extract(net, random_images(2), device="cpu")
+    with np.errstate(over="ignore"):
+        assert not np.isfinite(features.sum(dtype=np.float32))
 
 
 def test_images_are_asked_for_a_batch_at_a_time(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Nearest neighbours equal scikit-learn's and the obvious sort; test rows do not choose k."""
+"""Nearest neighbours equal scikit-learn's and the obvious sort."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from scipy.spatial.distance import cdist
 from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 
-from dcgan_core.errors import ConfigError
-from dcgan_core.evaluate.draws import stratified_split
-from dcgan_core.evaluate.neighbours import NeighbourTrial, chosen, classify, nearest, try_ks, vote
+from dcgan_core.evaluate.neighbours import nearest, vote
 
 Digits = tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]
 
@@ -47,37 +45,14 @@ def test_of_equally_near_rows_the_lower_index_comes_first() -> None:
 
 
 @pytest.mark.parametrize("k", [1, 2, 5, 10])
-def test_classes_are_those_of_scikit_learn(k: int) -> None:
+def test_what_the_nearest_vote_for_is_what_scikit_learn_says(k: int) -> None:
     train, labels, test, _ = digits()
-    verdict = classify(train, labels, test, ks=(k,), seed=0)
+    index, _ = nearest(train, test, 10)
     expected = KNeighborsClassifier(k, algorithm="brute").fit(train, labels).predict(test)
-    assert np.array_equal(verdict.predictions_M, expected)
+    assert np.array_equal(vote(labels[index[:, :k]]), expected)
 
 
-def test_k_is_the_best_on_held_training_rows() -> None:
-    train, labels, test, test_labels = digits()
-    ks = (50, 1, 5, 3)
-    verdict = classify(train, labels, test, ks=ks, seed=3, validation_share=0.25)
-    fitted, held = stratified_split(labels, 0.25, np.random.default_rng(3))
-    for trial, k in zip(verdict.trials, ks, strict=True):
-        plain = KNeighborsClassifier(k, algorithm="brute").fit(train[fitted], labels[fitted])
-        assert trial.k == k
-        assert trial.accuracy == pytest.approx(plain.score(train[held], labels[held]))
-    assert verdict.k == chosen(verdict.trials) != 50
-    assert np.mean(verdict.predictions_M == test_labels) > 0.75
-
-
-def test_test_rows_change_neither_k_nor_each_others_classes() -> None:
-    train, labels, test, _ = digits()
-    whole = classify(train, labels, test, ks=(1, 5, 20), seed=0)
-    part = classify(train, labels, test[:30], ks=(1, 5, 20), seed=0)
-    other = classify(train, labels, test[::-1] + 100, ks=(1, 5, 20), seed=0)
-    assert whole.trials == part.trials == other.trials
-    assert np.array_equal(whole.predictions_M[:30], part.predictions_M)
-
-
-def test_the_smallest_of_equally_good_k_and_of_equal_votes_is_taken() -> None:
-    assert chosen([NeighbourTrial(9, 0.5), NeighbourTrial(3, 0.75), NeighbourTrial(2, 0.75)]) == 2
+def test_the_smallest_of_equal_votes_is_taken() -> None:
     assert vote(np.array([[2, 1, 1, 2], [0, 2, 2, 1], [3, 3, 0, 0]])).tolist() == [1, 2, 0]
 
 
@@ -89,11 +64,7 @@ def test_images_are_taken_as_rows() -> None:
 
 
 def test_what_cannot_be_done_is_said() -> None:
-    train, labels, test, test_labels = digits()
-    with pytest.raises(ConfigError, match="k must be 1 to 400"):
-        try_ks(train, labels, test, test_labels, ks=(1, 401))
-    with pytest.raises(ConfigError, match="k must be"):
-        try_ks(train, labels, test, test_labels, ks=())
+    train, _, test, _ = digits()
     with pytest.raises(ValueError, match="401 neighbours"):
         nearest(train, test, 401)
     with pytest.raises(ValueError, match="not finite"):

@@ -94,6 +94,22 @@ def test_svhn_is_given_in_errors_and_other_sets_in_a_table_of_their_own() -> Non
     assert "CIFAR" not in text[: text.index("## Runs")]
 
 
+def test_machines_are_told_apart_where_rows_differ() -> None:
+    here, there = ({**each, "machine": machine} for each, machine in zip(CIFAR.rows[:2], "AB", strict=True))
+    one, two = replace(CIFAR, rows=(here,)), replace(CIFAR, rows=(here, there, *CIFAR.rows[2:]))
+    assert "of D. A, 2026-11-26." in page([one])
+    said = "of D. A (discriminator); B (discriminator); one GPU (K-means, raw pixels), 2026-11-26."
+    assert said in page([two])
+
+
+def test_the_validation_error_of_a_search_stands_in_the_notes_of_its_row() -> None:
+    cnn = row("supervised", "supervised CNN", "1,000 labels", [0.7], width=0, validation_error=0.2887)
+    text = page([replace(CIFAR, set="svhn", protocol="svhn", rows=(cnn,))])
+    line = next(line for line in text.splitlines() if "| supervised CNN" in line)
+    assert "30.00" in line
+    assert "validation error 28.87" in line
+
+
 def test_records_survive_their_files_and_what_is_none_is_named(tmp_path: Path) -> None:
     assert record_from_json(CIFAR.to_json()) == CIFAR
     keep(tmp_path, [CIFAR], "0123456789abcdef")

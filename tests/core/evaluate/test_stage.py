@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 from typer.testing import CliRunner
 
 from dcgan_core.artifacts import Manifest, read_manifest
 from dcgan_core.backend import LocalBackend
 from dcgan_core.cli import app
-from dcgan_core.errors import ConfigError
-from dcgan_core.evaluate.stage import features_of
+from dcgan_core.errors import ConfigError, FeaturesNotFinite
+from dcgan_core.evaluate.features import pool_and_join
+from dcgan_core.evaluate.rows import batch_bounds
+from dcgan_core.evaluate.stage import Features, features_of
 from dcgan_core.pipeline import load_pipeline
-from dcgan_core.stage import run
+from dcgan_core.progress import silent
+from dcgan_core.stage import Stage, run
 from dcgan_core.storage import Store
 from dcgan_core.tables import read_all
 from tests.conftest import Tiny
@@ -104,7 +109,7 @@ def test_another_protocol_of_a_set_is_another_answer(tiny: Tiny, finished_store:
     few = {**FEW, "labels_per_class": [], "baselines": ["pixels"], "max_train": 1300}
     run_all(tiny, finished_store, **few)
     again = {**few, "sets": [{"name": "digits", "kind": "digits", "protocol": "svhn"}]}
-    with pytest.raises(ConfigError, match=r"labelled set digits: 10,?000 of"):
+    with pytest.raises(ConfigError, match=r"labelled set digits: the protocol svhn chooses C by 10,000"):
         run_all(tiny, finished_store, **again)
 
 
@@ -112,8 +117,11 @@ def test_a_run_is_kept_as_a_record_and_shown_on_the_page(
     tiny: Tiny, finished_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_all(tiny, finished_store, **FEW, baselines=["pixels"])
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr("dcgan_core.evaluate.stage.processors", lambda: 96)
+        run_all(tiny, finished_store, **FEW, baselines=["pixels", "supervised"])
     overrides = tiny.changed(**{f"evaluate__{name}": value for name, value in FEW.items()})
-    overrides["evaluate.baselines"] = ["pixels"]
+    overrides["evaluate.baselines"] = ["pixels", "supervised"]
     words = [word for key, value in overrides.items() for word in ("-o", f"{key}={json.dumps(value)}")]
     monkeypatch.setenv("DCGAN_ROOT", finished_store.root)
     page = tmp_path / "results.md"
@@ -122,7 +130,11 @@ def test_a_run_is_kept_as_a_record_and_shown_on_the_page(
     assert done.exit_code == 0, done.output
     assert "digits" in page.read_text()
     assert "dcgan run evaluate --preset" in page.read_text()
-    assert len(list((tmp_path / "records").iterdir())) == 1
+    (file,) = (tmp_path / "records").iterdir()
+    rows = json.loads(file.read_text())["rows"]
+    assert [row["machine"].startswith("96 cores") for row in rows] == [False] * 4 + [True]
+    assert "(discriminator, raw pixels); 96 cores" in page.read_text()
+    assert [0 <= row.get("validation_error", -1) <= 1 for row in rows] == [False] * 4 + [True]
 
 
 def test_features_are_read_from_stretches_as_they_were_written(
@@ -148,6 +160,62 @@ def test_features_are_read_from_stretches_as_they_were_written(
             assert np.array_equal(values, expected[half])
 
 
-def test_too_few_labels_name_their_set(tiny: Tiny, finished_store: Store) -> None:
-    with pytest.raises(ConfigError, match=r"labelled set digits: class \d has \d+ images and 40 of each"):
-        run_all(tiny, finished_store, **{**FEW, "labels_per_class": [10], "folds": 4})
+def stages_of(tiny: Tiny, **changes: Any) -> list[Stage]:
+    overrides = tiny.changed(**{f"evaluate__{name}": value for name, value in changes.items()})
+    return list(load_pipeline(tiny.preset, overrides, upto="evaluate").of("evaluate"))
+
+
+def test_too_few_labels_name_their_set_and_the_cure_before_there_are_features(
+    tiny: Tiny, finished_store: Store
+) -> None:
+    few = {**FEW, "sets": ["lfw", "digits"], "labels_per_class": [10], "folds": 4}
+    features, scores = stages_of(tiny, **few)
+    with pytest.raises(
+        ConfigError, match=r"labelled set digits: .* 40 images .*evaluate.max_train to 400 or"
+    ):
+        run(features, finished_store, LocalBackend(1))
+    # Features of another protocol are there: what is judged on them is checked all the same.
+    run_all(tiny, finished_store, **{**few, "labels_per_class": [5]}, baselines=["pixels"])
+    features, scores = stages_of(tiny, **few, baselines=["pixels"])
+    assert run(features, finished_store, LocalBackend(1)).cached
+    with pytest.raises(ConfigError, match=r"labelled set digits: .* 40 images"):
+        scores.plan(finished_store)
+
+
+def test_planning_decodes_no_image(
+    tiny: Tiny, finished_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_all(tiny, finished_store, **FEW, baselines=["pixels"])
+
+    def read(*_: object) -> NoReturn:
+        raise AssertionError("an image was read")
+
+    for stage in stages_of(tiny, **FEW, baselines=["pixels"]):
+        with monkeypatch.context() as patched:
+            patched.setattr("dcgan_core.evaluate.stage._LOADED", {})
+            patched.setattr("dcgan_core.evaluate.datasets._read_images", read)
+            parts = stage.plan(finished_store)
+            with pytest.raises(AssertionError, match="an image was read"):
+                stage.work(finished_store, parts[0], silent)
+        assert len(parts) == 2
+
+
+def test_features_that_are_not_finite_name_the_set_the_half_and_the_row_there(
+    tiny: Tiny, finished_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoiled(maps: Any) -> Tensor:
+        features = pool_and_join(maps)
+        features[17] = torch.nan
+        return features
+
+    monkeypatch.setattr("dcgan_core.evaluate.stage._ROWS", 150)
+    monkeypatch.setattr("dcgan_core.evaluate.features.pool_and_join", spoiled)
+    stage, _ = stages_of(tiny, **FEW, baselines=["pixels"])
+    assert isinstance(stage, Features)
+    part = stage.plan(finished_store)[1]
+    batch = next(int(first) for first in batch_bounds(300) if first >= part.payload.rows.start)
+    drawn = stage.drawn(part.payload.spec)
+    place = f"image {batch + 17} is row {drawn.train.rows_N[batch + 17]} of scikit-learn digits"
+    said = f"labelled set digits, train images, discriminator \\({place}.*features of image {batch + 17} are"
+    with pytest.raises(FeaturesNotFinite, match=said):
+        stage.work(finished_store, part, silent)
