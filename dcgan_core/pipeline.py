@@ -117,8 +117,9 @@ def build(config: PipelineConfig, preset: str, *, upto: str = "all", gpus: int =
         size = train.spec.size
         add(train)
         if "evaluate" in wanted and upto != "analyze":
-            add(Features(seed, inputs("train"), preset, config.evaluate, size, gpus))
-            add(Scores(seed, inputs("features"), preset, config.evaluate, size, gpus))
+            judged_on = config.evaluate.located(config.scrape)
+            add(Features(seed, inputs("train"), preset, judged_on, size, gpus))
+            add(Scores(seed, inputs("features"), preset, judged_on, size, gpus))
         if "analyze" in wanted:
             add(Analyze(seed, inputs("train", "shards"), preset, config.analyze))
         if "report" in wanted:
