@@ -111,6 +111,8 @@ def run_command(
         from dcgan_core.report.stage import LATEST
 
         out.print(f"\n[bold]Report:[/] {store.uri(LATEST)}", soft_wrap=True)
+    elif stages[-1].artifact == "scores":
+        out.print(_scores(store, stages[-1]))
     elif stages[-1].artifact == "gallery":
         page = store.uri(stages[-1].address.part_path("index.html"))
         out.print(f"\n[bold]Near duplicates to look at:[/] {page}", soft_wrap=True)
@@ -605,6 +607,21 @@ def _plan(stages: list[Stage], store: Store) -> Table:
         why = "" if current else "; ".join(why_not_current(stage, store))
         state = "[dim]cached[/]" if current else "[yellow]would run[/]"
         table.add_row(stage.flow, stage.artifact, stage.address.fingerprint, state, why)
+    return table
+
+
+def _scores(store: Store, stage: Stage) -> Table | str:
+    from dcgan_core.evaluate.score_table import HEAD, NUMBERS, score_lines
+
+    manifest = read_manifest(store, stage.address)
+    lines = score_lines(store, manifest) if manifest else []
+    if not lines:
+        return "nothing was judged: evaluate.sets is empty; name labelled sets (docs/evaluation.md)"
+    table = _table()
+    for column, heading in enumerate(HEAD):
+        table.add_column(heading, justify="right" if column in NUMBERS else "left", overflow="fold")
+    for line in lines:
+        table.add_row(*map(escape, line.cells))
     return table
 
 

@@ -30,6 +30,11 @@ Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
+CIFAR_LABELS, SVHN_LABELS = 400, 100
+"""Labels a class in the paper's tables 1 and 2."""
+SVHN_VALIDATION = 10_000
+"""Training images that choose C in table 2."""
+
 
 def effort(default: Any, **limits: Any) -> Any:
     """A field that says how hard to try or where a file lies, not what comes out: never fingerprinted."""
@@ -450,7 +455,8 @@ class LabelledSet(Section):
     test: str = effort("")
     """Where the test part is; empty: `evaluate.test_share` of `train` is held out."""
     root: str = effort("")
-    """torchvision's sets: the directory it knows as `root`. The content, not the path, is fingerprinted."""
+    """torchvision's sets: the directory it knows as `root`; empty: `evaluate.root`. The content, not the
+    path, is fingerprinted."""
     download: bool = effort(False)
     """torchvision's sets: let torchvision download into `root` what is not there."""
 
@@ -478,7 +484,12 @@ class EvaluateConfig(Section):
     """What D's features are worth under a linear SVM (paper, section 5)."""
 
     sets: tuple[Annotated[LabelledSet, BeforeValidator(_named)], ...] = ()
-    """Labelled sets; a bare name stands for a built-in one (`digits`, `lfw`)."""
+    """Labelled sets; a bare name stands for a kind that needs no more (`digits`, `lfw`, torchvision's)."""
+    root: str = effort("")
+    """Directory that torchvision knows as `root`, for its sets where they name none; empty: `scrape.path`
+    for the set that is also `scrape.source`."""
+    download: bool = effort(False)
+    """Let torchvision download what is not there of its labelled sets."""
     baselines: tuple[Literal["untrained", "pixels", "knn", "kmeans", "supervised"], ...] = (
         "untrained",
         "pixels",
@@ -562,6 +573,35 @@ class EvaluateConfig(Section):
                 "torch-fidelity's weights-inception-2015-12-05-6726825d.pth, by path or url"
             )
         return self
+
+    @model_validator(mode="after")
+    def _protocols_have_enough_images(self) -> EvaluateConfig:
+        # Otherwise it would be noticed after the training.
+        for each in self.sets:
+            classes = 10 if each.is_torchvisions or each.kind == "digits" else 2  # of others: two at least
+            least = {
+                "cifar10": CIFAR_LABELS * classes * self.folds,
+                "svhn": SVHN_VALIDATION + SVHN_LABELS * classes,
+            }.get(each.protocol, 1)
+            if self.max_train < least:
+                raise ValueError(
+                    f"labelled set {each.name}: the protocol {each.protocol} needs {least:,} training images "
+                    f"and evaluate.max_train is {self.max_train:,}; raise it: -o evaluate.max_train={least}"
+                )
+        return self
+
+    def located(self, scrape: ScrapeConfig) -> EvaluateConfig:
+        """The same, each of torchvision's sets with the root that holds for it, if any does."""
+
+        def placed(spec: LabelledSet) -> LabelledSet:
+            if not spec.is_torchvisions:
+                return spec
+            scraped = scrape.source == spec.kind and not (spec.root or self.root)
+            root = (scrape.path or ".") if scraped else spec.root or self.root
+            download = spec.download or self.download or (scraped and scrape.download)
+            return spec.model_copy(update={"root": root, "download": download})
+
+        return self.model_copy(update={"sets": tuple(placed(each) for each in self.sets)})
 
 
 class AnalyzeConfig(Section):

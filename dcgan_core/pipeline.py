@@ -119,19 +119,11 @@ def build(config: PipelineConfig, preset: str, *, upto: str = "all", gpus: int =
         size = train.spec.size
         add(train)
         if "evaluate" in wanted and upto != "analyze":
-            add(Features(seed, inputs("train"), preset, config.evaluate, size, gpus))
-            add(Scores(seed, inputs("train", "features"), preset, config.evaluate, size, gpus))
-            add(
-                Quality(
-                    seed,
-                    inputs("train", "shards"),
-                    preset,
-                    config.evaluate,
-                    size,
-                    gpus,
-                    config.train.held_out,
-                )
-            )
+            judged_on = config.evaluate.located(config.scrape)
+            add(Features(seed, inputs("train"), preset, judged_on, size, gpus))
+            add(Scores(seed, inputs("train", "features"), preset, judged_on, size, gpus))
+            held_out = config.train.held_out
+            add(Quality(seed, inputs("train", "shards"), preset, judged_on, size, gpus, held_out))
         if "analyze" in wanted:
             add(Analyze(seed, inputs("train", "shards"), preset, config.analyze))
         if "report" in wanted:

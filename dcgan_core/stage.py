@@ -274,12 +274,19 @@ def run(
     progress(ready, total, "")
     items = {part.index: part.items for part in parts}
 
-    def inner(part_done: float, part_total: float, note: str) -> None:
-        if len(parts) == 1:  # progress within the one part is the stage's progress
-            progress(part_done, part_total, note)
+    def within(alone: Sequence[Part]) -> Progress:
+        def inner(part_done: float, part_total: float, note: str) -> None:
+            if len(parts) == 1:  # progress within the one part is the stage's progress
+                progress(part_done, part_total, note)
+            elif len(alone) == 1 and part_total:  # of several only one is left: its share of them all
+                share = min(part_done / part_total, 0.99)
+                progress(ready + share * alone[0].items, total, note)
+
+        return inner
 
     for wave in sorted({part.wave for part in missing}):
-        for receipt in backend.work(stage, store, [part for part in missing if part.wave == wave], inner):
+        together = [part for part in missing if part.wave == wave]
+        for receipt in backend.work(stage, store, together, within(together)):
             done[receipt.part] = receipt
             ready += items[receipt.part]
             if len(parts) > 1:

@@ -16,12 +16,14 @@ from flows.report import report
 from flows.scrape import scrape
 from flows.shard import shard
 from flows.train import train
+from tasks.stages import look_at
 
 
 @flow(name="dcgan", persist_result=False)
 def dcgan(preset: Preset = "faces64", overrides: Overrides | None = None, refresh: bool = False) -> list[str]:
     """From photos of the open web to a trained DCGAN, and what it learned."""
     chosen = dated(overrides)
+    look_at(preset, chosen)
     for stage in (scrape, crop, dedup, shard, train):
         stage(preset, chosen, refresh)
     with ThreadPoolExecutor(max_workers=2) as side_by_side:

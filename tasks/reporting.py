@@ -1,4 +1,4 @@
-"""What Prefect's UI shows of a stage: progress while it runs, then its counts, pictures and report."""
+"""What Prefect's UI shows of a stage: progress as it runs, then its counts, scores, pictures and report."""
 
 from __future__ import annotations
 
@@ -21,10 +21,13 @@ from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.logging import get_run_logger
 
 from dcgan_core.artifacts import Manifest, PartFile, read_manifest, read_part
+from dcgan_core.evaluate.published import aligned
+from dcgan_core.evaluate.score_table import HEAD, NUMBERS, score_lines
 from dcgan_core.images import data_uri
 from dcgan_core.progress import Pace, in_words
 from dcgan_core.stage import Artifact, Stage
 from dcgan_core.storage import Store
+from tasks.results import scores_in_words
 
 _UPDATE_SECONDS = 2.0
 _LOG_SECONDS = 15.0
@@ -119,7 +122,7 @@ def _newest(names: Sequence[str]) -> str:
 
 
 def publish(stage: Stage, store: Store, artifact: Artifact) -> None:
-    """Counts as a table, a summary as markdown, pictures as images."""
+    """Counts and scores as tables, a summary as markdown, pictures as images."""
     manifest = read_manifest(store, artifact.address)
     if manifest is None:
         return
@@ -127,7 +130,12 @@ def publish(stage: Stage, store: Store, artifact: Artifact) -> None:
     create_table_artifact(
         rows, key=f"{stage.artifact}-counts", description=f"{artifact.address} under {store.root}"
     )
-    create_markdown_artifact(_summary(manifest, artifact), key=f"{stage.artifact}-summary")
+    create_markdown_artifact(_summary(store, manifest, artifact), key=f"{stage.artifact}-summary")
+    if stage.artifact == "scores":
+        lines = [dict(zip(HEAD, line.cells, strict=True)) for line in score_lines(store, manifest)]
+        create_table_artifact(lines, key="scores-table", description="accuracy on the test images")
+        for line in scores_in_words(store, manifest):
+            get_run_logger().info(line)
     if stage.artifact in _PAGES:  # a link, no copy: pictures outside the root would outlive their takedown
         page = store.uri(artifact.address.part_path("index.html"))
         link = page if "://" in page else Path(page).absolute().as_uri()
@@ -140,10 +148,14 @@ def publish(stage: Stage, store: Store, artifact: Artifact) -> None:
         create_image_artifact(picture, key=f"{stage.artifact}-{kind}", description=file.name)
 
 
-def _summary(manifest: Manifest, artifact: Artifact) -> str:
+def _summary(store: Store, manifest: Manifest, artifact: Artifact) -> str:
     lines = [f"# {artifact.address}", "", f"`{artifact.uri}`", ""]
     lines += [f"- **{name}**: {value}" for name, value in manifest.counts.items()]
-    lines += [f"- {name}: {value}" for name, value in manifest.metrics.items()]
+    if manifest.artifact == "scores":
+        table = [HEAD, *(line.cells for line in score_lines(store, manifest))]
+        lines += ["", aligned(table, right=NUMBERS)]
+    else:
+        lines += [f"- {name}: {value}" for name, value in manifest.metrics.items()]
     provenance = manifest.provenance
     lines += ["", f"{provenance['seconds']} s, {provenance['parts_done']} parts done, "]
     lines[-1] += f"{provenance['parts_reused']} taken over, on {provenance['backend']}"

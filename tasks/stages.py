@@ -26,6 +26,14 @@ from tasks.reporting import ProgressArtifact, publish
 _RETRY_SECONDS = [10.0, 60.0, 300.0]
 
 
+def look_at(preset: str, overrides: Mapping[str, Any] | None) -> None:
+    """Whether all that a run of every stage reads from outside is there, labelled sets among it.
+
+    They are wanted after the training, hours later; ConfigError says now which of them are missing.
+    """
+    load_pipeline(preset, overrides, gpus=load_place().gpus)
+
+
 def run_flow(flow: str, preset: str, overrides: Mapping[str, Any] | None, refresh: bool) -> list[str]:
     """Make the artifacts of one flow, in order, each as a task; returns where they are.
 

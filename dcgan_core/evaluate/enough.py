@@ -7,14 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dcgan_core.config import EvaluateConfig, LabelledSet
+from dcgan_core.config import CIFAR_LABELS, SVHN_LABELS, SVHN_VALIDATION, EvaluateConfig, LabelledSet
 from dcgan_core.errors import ConfigError
 from dcgan_core.evaluate.draws import most_drawn
-
-CIFAR_LABELS, SVHN_LABELS = 400, 100
-"""Labels a class in the paper's tables 1 and 2."""
-SVHN_VALIDATION = 10_000
-"""Training images that choose C in table 2."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -77,8 +77,9 @@ def torchvision_sha256(spec: LabelledSet, split: str) -> str:
 def _files(spec: LabelledSet) -> _Files:
     if not spec.root:
         raise ConfigError(
-            f"labelled set {spec.name}: its root is empty; set root to the folder below which torchvision "
-            f"keeps {_NAMES[spec.kind]}, or shall keep it (download = true)"
+            f"labelled set {spec.name}: nothing says where {_NAMES[spec.kind]} lies; name the folder below "
+            "which torchvision keeps it, -o evaluate.root=DIR (with -o evaluate.download=true it is fetched "
+            "there), or judge on no labelled set, -o evaluate.sets=[]"
         )
     return _Files(spec.kind, spec.root, spec.download)
 
@@ -89,7 +90,8 @@ def _provided(spec: LabelledSet, files: _Files, split: str) -> tuple[Path, list[
     root = root_of(files, key)
     needed, own = files_of(spec.kind, split)
     hint = (
-        "put them there as torchvision keeps them, or let it download them: download = true in the set"
+        "put them there as torchvision keeps them, name another folder (-o evaluate.root=DIR), or let it "
+        "download them (-o evaluate.download=true)"
         if not spec.download
         else "torchvision was asked to download them, and did not: get them by hand"
     )

@@ -35,6 +35,8 @@ EFFORT_FIELDS = {
     "crop.photo_seconds",
     "dedup.codes_per_task",
     "shard.samples_per_task",
+    "evaluate.root",
+    "evaluate.download",
     "train.data",
     "train.data_threads",
     "train.max_bad",

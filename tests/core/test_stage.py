@@ -63,6 +63,7 @@ class Words(Stage):
         if word == self.crash_at:
             raise OnPurpose(word)
         self.done.append(word)
+        progress(1, 2, f"spelling {word}")
         text = word.upper() if self.case == "upper" else word.lower()
         file = write_part(store, self.address, f"word-{part.index:05d}.txt", text.encode())
         return Receipt(part=part.index, key=part.key, files=(file,), counts={"letters": len(word)})
@@ -283,9 +284,19 @@ def test_it_is_said_what_differs_from_the_last_time(store: Store) -> None:
 def test_progress_begins_with_what_is_there_and_ends_with_all(store: Store) -> None:
     with pytest.raises(OnPurpose):
         run(words("one", "two", "three", crash_at="three"), store, HERE)
-    seen: list[tuple[float, float]] = []
-    run(words("one", "two", "three"), store, HERE, progress=lambda done, total, _: seen.append((done, total)))
-    assert seen == [(2, 3), (3, 3)]
+    seen: list[tuple[float, float, str]] = []
+    run(words("one", "two", "three"), store, HERE, progress=lambda *report: seen.append(report))
+    # Of the only part that is left one sees how far it is: it may take long.
+    assert seen == [(2, 3, ""), (2.5, 3, "spelling three"), (3, 3, "")]
+
+
+def test_progress_within_parts_is_not_taken_for_the_stages(store: Store) -> None:
+    seen: list[tuple[float, float, str]] = []
+    run(words("one", "two"), store, HERE, progress=lambda *report: seen.append(report))
+    assert seen == [(0, 2, ""), (1, 2, ""), (2, 2, "")]
+    seen.clear()
+    run(words("alone"), store, HERE, progress=lambda *report: seen.append(report))
+    assert (1, 2, "spelling alone") in seen
 
 
 def test_several_processes_give_the_same_bytes_as_one(finished_store: Store, tiny: Tiny) -> None:

@@ -150,6 +150,41 @@ def test_dedup_alone_with_another_radius_makes_only_dedup_anew(up: Up, tiny: Tin
     }
 
 
+def test_more_baselines_are_judged_beside_what_was_and_shown_as_a_table(up: Up, tiny: Tiny) -> None:
+    more = {"evaluate__baselines": ["untrained", "pixels", "knn", "kmeans"], "evaluate__kmeans_units": 8}
+    done = up.run("evaluate/default", tiny, **more)
+    assert done.returncode == 0, done.stdout
+    assert up.task_states_of_latest("evaluate") == {"features": "Cached", "scores": "Completed"}
+    scores = all_manifests(Store(up.root), "scores")[-1]
+    assert (scores.provenance["parts_done"], scores.provenance["parts_reused"]) == (2, 3)
+    tables = [
+        artifact["data"]
+        for artifact in up.filtered("artifacts", sort="CREATED_DESC")
+        if artifact["key"] == "scores-table"
+    ]
+    rows = json.loads(tables[0])
+    assert [row["features"] for row in rows] == [
+        "discriminator",
+        "untrained discriminator",
+        "raw pixels",
+        "nearest neighbours in pixels",
+        "K-means",
+    ]
+    said = scores.metrics["accuracy"]["digits"]["K-means"]["all labels"]
+    assert float(rows[-1]["accuracy %"]) == pytest.approx(100 * said, abs=0.01)
+    assert up.run("evaluate/default", tiny, **more).returncode == 0
+    assert set(up.task_states_of_latest("evaluate").values()) == {"Cached"}
+
+
+def test_a_labelled_set_that_is_missing_ends_the_pipeline_before_its_first_stage(up: Up, tiny: Tiny) -> None:
+    done = up.run("dcgan/full-pipeline", tiny, seed=43, evaluate__sets=["svhn"])
+    assert done.returncode != 0
+    (failed,) = up.filtered("flow_runs", flows={"name": {"any_": ["dcgan"]}}, sort="START_TIME_DESC", limit=1)
+    assert "nothing says where SVHN, cropped digits lies" in failed["state"]["message"]
+    children = up.filtered("flow_runs", flow_runs={"parent_flow_run_id": {"any_": [failed["id"]]}})
+    assert children == []
+
+
 def test_a_stage_without_its_input_says_what_to_run(up: Up, tiny: Tiny) -> None:
     done = up.run("shard/default", tiny, dedup__radius=1)
     assert done.returncode != 0

@@ -13,6 +13,8 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
 from prefect.utilities.importtools import import_object
 
+from dcgan_core.errors import ConfigError
+from flows import dcgan as whole
 from flows.parameters import dated
 
 PROJECT = Path(__file__).parents[2]
@@ -59,3 +61,15 @@ def test_a_run_started_by_hand_is_not_dated() -> None:
     with _in_run(auto_scheduled=False, expected_start_time=when):
         assert dated({"train.steps": 5}) == {"train.steps": 5}
     assert dated(None) == {}
+
+
+def test_the_whole_pipeline_looks_for_its_labelled_sets_before_its_first_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "class").mkdir()
+    (tmp_path / "class" / "photo.png").write_bytes(b"")
+    begun: list[str] = []
+    monkeypatch.setattr(whole, "scrape", lambda *_: begun.append("scrape"))
+    with pytest.raises(ConfigError, match="labelled set cifar10: nothing says where CIFAR-10 lies"):
+        whole.dcgan.fn("imagenet32", {"scrape.path": str(tmp_path)})
+    assert begun == []

@@ -98,9 +98,9 @@ def test_our_stl10_is_torchvisions(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_missing_files_of_torchvisions_are_named_with_the_next_step(kind: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"labelled set mine's root .* there is no .*download = true"):
+    with pytest.raises(ConfigError, match=r"labelled set mine's root .* no .*evaluate\.download=true"):
         identity(spec_of(kind, tmp_path))
-    with pytest.raises(ConfigError, match="its root is empty; set root to the folder"):
+    with pytest.raises(ConfigError, match=r"nothing says where .* lies; name .* -o evaluate\.root=DIR"):
         load_all(spec_of(kind, Path()).model_copy(update={"root": ""}))
     with pytest.raises(ConfigError, match="from a local directory; copy it"):
         load_all(spec_of(kind, tmp_path).model_copy(update={"root": "s3://bucket/sets"}))

@@ -1,0 +1,69 @@
+"""The scores of a finished evaluation as lines of one table, for whoever shows them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from dcgan_core.artifacts import Manifest, read_part
+from dcgan_core.storage import Store
+
+HEAD: tuple[str, ...] = ("set", "learned from", "features", "accuracy %", "sd", "train", "test", "note")
+"""What the cells of a line are."""
+NUMBERS = (3, 4, 5, 6)
+"""Columns that lean right."""
+
+
+@dataclass(frozen=True)
+class ScoreLine:
+    """One kind of features of one set, judged in one way."""
+
+    set: str
+    protocol: str
+    features: str
+    accuracy: float
+    """A share of the test images, mean over folds or draws."""
+    sd: float | None
+    """Standard deviation over folds or draws; None for a single one."""
+    train: int
+    test: int
+    converged: bool
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """In the order of ``HEAD``, accuracies in percent."""
+        return (
+            self.set,
+            self.protocol,
+            self.features,
+            f"{100 * self.accuracy:.2f}",
+            "" if self.sd is None else f"{100 * self.sd:.2f}",
+            f"{self.train:,}",
+            f"{self.test:,}",
+            "" if self.converged else "the solver had not converged",
+        )
+
+
+def score_lines(store: Store, scores: Manifest) -> list[ScoreLine]:
+    """All that a `scores` artifact says: sets in its order, their protocols, then the kinds of features."""
+    found = []
+    for file in scores.named("scores-"):
+        score = json.loads(read_part(store, scores.address, file))
+        found += [
+            ScoreLine(
+                set=score["set"],
+                protocol=row["protocol"],
+                features=row["features"],
+                accuracy=row["accuracy"],
+                sd=row["sd"],
+                train=row["train"],
+                test=row["test"],
+                converged=row["converged"],
+            )
+            for row in score["rows"]
+        ]
+    places: dict[tuple[str, ...], int] = {}
+    for line in found:
+        for name in ((line.set,), (line.set, line.protocol)):
+            places.setdefault(name, len(places))
+    return sorted(found, key=lambda line: (places[line.set,], places[line.set, line.protocol]))
