@@ -111,8 +111,11 @@ def run_command(
         from dcgan_core.report.stage import LATEST
 
         out.print(f"\n[bold]Report:[/] {store.uri(LATEST)}", soft_wrap=True)
-    elif stages[-1].artifact == "scores":
-        out.print(_scores(store, stages[-1]))
+    elif stages[-1].artifact == "quality":
+        scores, quality = stages[-2:]
+        out.print(_scores(store, scores))
+        if (figures := _quality(store, quality)) is not None:
+            out.print(figures)
     elif stages[-1].artifact == "gallery":
         page = store.uri(stages[-1].address.part_path("index.html"))
         out.print(f"\n[bold]Near duplicates to look at:[/] {page}", soft_wrap=True)
@@ -322,18 +325,17 @@ def results(
         overrides = dict(parse_override(text) for text in override or [])
         pipeline = load_pipeline(preset, overrides, upto="evaluate")
         store = load_place().store()
-        last = pipeline.of("evaluate")[-1]
-        scores = read_manifest(store, last.address)
+        _, judged, measured = pipeline.of("evaluate")
+        scores, quality = (read_manifest(store, stage.address) for stage in (judged, measured))
         if scores is None:
-            raise MissingArtifact("results", "scores", last.address.fingerprint, "evaluate", preset)
+            raise MissingArtifact("results", "scores", judged.address.fingerprint, "evaluate", preset)
         train = pipeline.of("train")[-1]
         trained = read_manifest(store, train.address)
         if trained is None:
             raise MissingArtifact("results", "train", train.address.fingerprint, "train", preset)
         words = "".join(f" -o {shlex.quote(text)}" for text in override or [])
         command = f"dcgan run evaluate --preset {preset}{words}"
-        records = records_of(store, scores, trained, pipeline.config, command, note)
-        keep(folder, records, last.address.fingerprint)
+        keep(folder, records_of(store, scores, quality, trained, pipeline.config, command, note))
     if not any(folder.glob("*.json")):
         raise ConfigError(f"{folder} holds no records; give --preset to keep those of a run")
     to.parent.mkdir(parents=True, exist_ok=True)
@@ -622,6 +624,21 @@ def _scores(store: Store, stage: Stage) -> Table | str:
         table.add_column(heading, justify="right" if column in NUMBERS else "left", overflow="fold")
     for line in lines:
         table.add_row(*map(escape, line.cells))
+    return table
+
+
+def _quality(store: Store, stage: Stage) -> Table | None:
+    from dcgan_core.evaluate.score_table import quality_lines
+
+    manifest = read_manifest(store, stage.address)
+    lines = quality_lines(store, manifest) if manifest else []
+    if not lines:
+        return None
+    table = _table()
+    for column, heading in enumerate(("generator", "samples", "real images", "compared")):
+        table.add_column(heading, justify="right" if column in (1, 2) else "left", overflow="fold")
+    for line in lines:
+        table.add_row(*map(escape, (line.title, line.value, line.real, line.compared)))
     return table
 
 

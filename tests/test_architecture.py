@@ -26,9 +26,11 @@ MAY_READ_ANOTHER_STAGE = {
     ("evaluate", "shard"),
     ("evaluate", "scrape"),
     ("report", "dedup"),
+    ("report", "evaluate"),
 }
 """Folders that use another stage's code: three read images with the shards' own reader and order, labelled
-sets lie where `scrape` finds torchvision's sets and tars, and the gallery measures pairs as `dedup` does."""
+sets lie where `scrape` finds torchvision's sets and tars, the gallery measures pairs as `dedup` does, and the
+report puts figures into the words that `evaluate` has for them."""
 
 MATHEMATICS = (
     "analyze/latent.py",

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from dcgan_core.evaluate.published import QUANTITIES, Measured, Table, aligned, markdown
+from dcgan_core.evaluate.score_table import measure_lines
 
 TABLES: dict[tuple[str, str], Table] = {
     ("cifar10", "all labels"): "cifar10",
     ("cifar10", "400 labels per class"): "cifar10-400",
     ("svhn", "1,000 labels"): "svhn-1000",
+    ("mnist-nn", "nearest of 50,000"): "mnist-nn-50k",
+    ("mnist-nn", "nearest of 10,000,000"): "mnist-nn-10m",
 }
 """The paper's table of a set's protocol and what is learned from."""
 BESIDE: dict[tuple[Table, str], str] = {
@@ -21,10 +24,13 @@ BESIDE: dict[tuple[Table, str], str] = {
     ("cifar10-400", "kmeans"): "kmeans-1",
     ("svhn-1000", "discriminator"): "dcgan",
     ("svhn-1000", "knn"): "knn",
+    ("mnist-nn-50k", "samples"): "dcgan",
+    ("mnist-nn-50k", "images"): "real",
+    ("mnist-nn-10m", "samples"): "dcgan",
 }
 """The published row that a kind of features replicates. The supervised CNN's is a validation error, which
 stands in our row's notes: what we state are errors of the test part."""
-ERRORS: frozenset[Table] = frozenset({"svhn-1000"})
+ERRORS: frozenset[Table] = frozenset({"svhn-1000", "mnist-nn-50k", "mnist-nn-10m"})
 """Tables of errors; the others are of accuracies."""
 
 HEAD = """# Results
@@ -50,7 +56,8 @@ class Record:
     of a random search its smallest ``validation_error``."""
     net: str
     trained_on: str
-    images_seen: int
+    images_seen: int | None
+    """In training; None where nobody knows."""
     updates: str
     machine: str
     """Of rows that name none of their own."""
@@ -58,24 +65,54 @@ class Record:
     command: str
     note: str = ""
 
+    @property
+    def about(self) -> str:
+        """What the page is sorted by."""
+        return self.set
+
     def to_json(self) -> dict[str, Any]:
         return {**vars(self), "rows": list(self.rows)}
 
 
-def record_from_json(values: dict[str, Any]) -> Record:
+@dataclass(frozen=True)
+class Measures:
+    """What the stage `quality` found of one generator."""
+
+    measures: tuple[dict[str, Any], ...]
+    """As the stage keeps them: measure, images, values with their titles and meanings."""
+    net: str
+    trained_on: str
+    images_seen: int
+    updates: str
+    machine: str
+    date: str
+    command: str
+    note: str = ""
+
+    about: ClassVar[str] = "generator"
+
+    def to_json(self) -> dict[str, Any]:
+        return {**vars(self), "measures": list(self.measures)}
+
+
+def record_from_json(values: dict[str, Any]) -> Record | Measures:
     """The inverse of ``to_json``."""
+    if "measures" in values:
+        return Measures(**{**values, "measures": tuple(values["measures"])})
     return Record(**{**values, "rows": tuple(values["rows"])})
 
 
-def page(records: Sequence[Record]) -> str:
-    """The whole page: each of the paper's tables that something was run for, then the other sets, then how
-    each record came about."""
+def page(records: Sequence[Record | Measures]) -> str:
+    """The whole page: each of the paper's tables that something was run for, then the other sets, then the
+    generators, then how each record came about."""
     numbered = list(enumerate(records, 1))
+    judged = [(number, record) for number, record in numbered if isinstance(record, Record)]
+    drawn = [(number, record) for number, record in numbered if isinstance(record, Measures)]
     parts = [HEAD]
     for table in dict.fromkeys(TABLES.values()):
         measured = [
             _measured(table, record, row, number)
-            for number, record in numbered
+            for number, record in judged
             for row in record.rows
             if TABLES.get((record.protocol, row["protocol"])) == table
         ]
@@ -83,37 +120,57 @@ def page(records: Sequence[Record]) -> str:
             parts.append(f"## {_title(table)}\n\n{markdown(table, measured)}")
     others = [
         (number, record, row)
-        for number, record in numbered
+        for number, record in judged
         for row in record.rows
         if (record.protocol, row["protocol"]) not in TABLES
     ]
     if others:
-        head = ("set", "features", "learned from", "accuracy", "95 % interval of the test images", "run")
-        lines = [
-            (
-                record.set,
-                row["features"],
-                row["protocol"],
-                _figure(100 * row["accuracy"], row["sd"]),
-                f"{100 * row['ci95'][0]:.1f} to {100 * row['ci95'][1]:.1f}",
-                f"[{number}]",
-            )
-            for number, record, row in others
-        ]
-        parts.append(f"## Other labelled sets\n\naccuracy, %\n\n{aligned([head, *lines], right=(3,))}")
+        parts.append(_others(others))
+    if drawn:
+        parts.append(_generators(drawn))
     parts.append("## Runs\n\n" + "\n".join(_about(number, record) for number, record in numbered))
     return "\n".join(parts)
 
 
+def _others(others: Sequence[tuple[int, Record, dict[str, Any]]]) -> str:
+    head = ("set", "judged by", "protocol", "accuracy", "95 % interval of the test images", "run")
+    lines = [
+        (
+            record.set,
+            row["features"],
+            row["protocol"],
+            _figure(100 * row["accuracy"], row["sd"]),
+            f"{100 * row['ci95'][0]:.1f} to {100 * row['ci95'][1]:.1f}",
+            f"[{number}]",
+        )
+        for number, record, row in others
+    ]
+    return f"## Other labelled sets and protocols\n\naccuracy, %\n\n{aligned([head, *lines], right=(3,))}"
+
+
+def _generators(drawn: Sequence[tuple[int, Measures]]) -> str:
+    head = ("figure", "samples", "real images", "compared", "run")
+    lines = [
+        (line.title, line.value, line.real, line.compared, f"[{number}]")
+        for number, record in drawn
+        for measure in record.measures
+        for line in measure_lines(measure)
+    ]
+    table = aligned([head, *lines], right=(1, 2))
+    return f"## Generators\n\nWhat each figure means: `docs/quality.md`.\n\n{table}"
+
+
 def _title(table: Table) -> str:
-    return (
-        QUANTITIES[table].removesuffix(", %").capitalize().replace("cifar", "CIFAR").replace("svhn", "SVHN")
-    )
+    title = QUANTITIES[table].removesuffix(", %").capitalize()
+    for name in ("CIFAR", "SVHN", "MNIST"):
+        title = title.replace(name.lower(), name)
+    return title
 
 
 def _measured(table: Table, record: Record, row: dict[str, Any], number: int) -> Measured:
     accuracy = 100 * row["accuracy"]
-    notes = [f"run {number}: {record.source}, {row['train']:,} labels, {row['test']:,} test images"]
+    learned = f"{row['train']:,} {'samples' if row['kind'] == 'samples' else 'labels'}"
+    notes = [f"run {number}: {record.source}, {learned}, {row['test']:,} test images"]
     notes += [f"{row['width']:,} features"] if row["width"] else []
     if row.get("validation_error") is not None:
         notes.append(f"validation error {100 * row['validation_error']:.2f} %")
@@ -133,15 +190,28 @@ def _figure(percent: float, sd: float | None) -> str:
     return f"{percent:.2f}" if sd is None else f"{percent:.2f} ± {100 * sd:.2f}"
 
 
-def _about(number: int, record: Record) -> str:
+def _about(number: int, record: Record | Measures) -> str:
+    if isinstance(record, Record):
+        first = (
+            f"{number}. **{record.set}**: {record.source}, {record.classes} classes, {record.train:,} "
+            f"training and {record.test:,} test images."
+        )
+        machines = _machines(record)
+    else:
+        first, machines = f"{number}. **The generator's samples**.", record.machine
     lines = [
-        f"{number}. **{record.set}**: {record.source}, {record.classes} classes, {record.train:,} training "
-        f"and {record.test:,} test images.",
-        f"   Net `{record.net}`, trained on {record.trained_on}: {record.images_seen:,} images seen, "
-        f"{record.updates}. {_machines(record)}, {record.date}.",
+        first,
+        f"   Net `{record.net}`, trained on {record.trained_on}{_training(record)}. {machines}, "
+        f"{record.date}.",
         f"   `{record.command}`",
     ]
     return "\n".join([*lines, f"   {record.note}"] if record.note else lines) + "\n"
+
+
+def _training(record: Record | Measures) -> str:
+    if record.images_seen is None:
+        return ""
+    return f": {record.images_seen:,} images seen{f', {record.updates}' if record.updates else ''}"
 
 
 def _machines(record: Record) -> str:

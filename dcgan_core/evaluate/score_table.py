@@ -1,9 +1,11 @@
-"""The scores of a finished evaluation as lines of one table, for whoever shows them."""
+"""What a finished evaluation says, as lines of tables for whoever shows them."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from dcgan_core.artifacts import Manifest, read_part
 from dcgan_core.storage import Store
@@ -67,3 +69,51 @@ def score_lines(store: Store, scores: Manifest) -> list[ScoreLine]:
         for name in ((line.set,), (line.set, line.protocol)):
             places.setdefault(name, len(places))
     return sorted(found, key=lambda line: (places[line.set,], places[line.set, line.protocol]))
+
+
+@dataclass(frozen=True)
+class QualityLine:
+    """A figure of the generator's samples, in words."""
+
+    title: str
+    value: str
+    real: str
+    """The same of real images; empty where there is none."""
+    meaning: str
+    compared: str
+    """How many images of which kind."""
+
+
+def quality_lines(store: Store, quality: Manifest) -> list[QualityLine]:
+    """All that a `quality` artifact says, measures in the order of the configuration."""
+    found = []
+    for file in quality.named("quality-"):
+        measure = json.loads(read_part(store, quality.address, file))
+        found += measure_lines(measure)
+    return found
+
+
+def measure_lines(measure: Mapping[str, Any]) -> list[QualityLine]:
+    """The lines of one measure as its file holds it."""
+    images = {**measure["images"]}
+    words = [f"{images.pop('samples'):,} samples"]
+    words += [f"{count:,} {_OF_IMAGES[what]}" for what, count in images.items()]
+    return [
+        QualityLine(
+            title=value["title"],
+            value=_figure(value["value"], value["error"]),
+            real=_figure(value["real"]),
+            meaning=value["meaning"],
+            compared=", ".join(words),
+        )
+        for value in measure["values"]
+    ]
+
+
+_OF_IMAGES = {"real": "real images", "training": "training images", "unseen": "unseen images"}
+
+
+def _figure(value: float | None, error: float | None = None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if error is None else f"{value:.4g} ± {error:.2g}"

@@ -7,6 +7,7 @@ from typing import Any
 
 from dcgan_core.artifacts import Manifest, read_part
 from dcgan_core.config import PipelineConfig
+from dcgan_core.evaluate.score_table import measure_lines
 from dcgan_core.report.content import Confusion, Quality, QualityRow, ScoredSet, ScoreRow
 from dcgan_core.report.examples import sheet_picture
 from dcgan_core.storage import Store
@@ -79,11 +80,9 @@ def quality(store: Store, manifest: Manifest | None) -> Quality | None:
         for what, count in measure["images"].items():
             counts[what] = max(count, counts.get(what, 0))
     rows = [
-        QualityRow(
-            value["title"], _shown(value["value"], value["error"]), _shown(value["real"]), value["meaning"]
-        )
+        QualityRow(line.title, line.value, line.real, line.meaning)
         for measure in measures
-        for value in measure["values"]
+        for line in measure_lines(measure)
     ]
     pictures = manifest.named("closest-")
     alt = "Pairs of a sample and the training image nearest to it"
@@ -101,12 +100,6 @@ def quality(store: Store, manifest: Manifest | None) -> Quality | None:
         closest=sheet_picture(store, manifest, pictures[0], alt) if pictures else None,
         notes=tuple(notes),
     )
-
-
-def _shown(value: float | None, error: float | None = None) -> str:
-    if value is None:
-        return ""
-    return f"{value:.4g}" if error is None else f"{value:.4g} ± {error:.2g}"
 
 
 def learned_row(scored: ScoredSet) -> ScoreRow | None:

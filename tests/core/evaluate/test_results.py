@@ -10,7 +10,7 @@ import pytest
 
 from dcgan_core.errors import ConfigError
 from dcgan_core.evaluate.records import keep, page_of
-from dcgan_core.evaluate.results import Record, page, record_from_json
+from dcgan_core.evaluate.results import Measures, Record, page, record_from_json
 
 
 def row(kind: str, features: str, protocol: str, accuracies: list[float], **changes: Any) -> dict[str, Any]:
@@ -110,11 +110,74 @@ def test_the_validation_error_of_a_search_stands_in_the_notes_of_its_row() -> No
     assert "validation error 28.87" in line
 
 
+GENERATOR = Measures(
+    measures=(
+        {
+            "measure": "pixels",
+            "images": {"samples": 10_000, "unseen": 900},
+            "unseen": "cifar10",
+            "values": [
+                {
+                    "name": "nearest_sample_distance_10000",
+                    "title": "Distance to the nearest of 10,000 samples",
+                    "meaning": "lower is better",
+                    "value": 12.3456,
+                    "error": 0.0312,
+                    "real": 11.5,
+                },
+                {"name": "x", "title": "X", "meaning": "", "value": 0.5, "error": None, "real": None},
+            ],
+        },
+    ),
+    net="svhn32",
+    trained_on="50,000 images of parquet",
+    images_seen=1,
+    updates="1 of each",
+    machine="2 cores",
+    date="2026-11-26",
+    command="dcgan run evaluate",
+)
+
+
+def test_a_generators_figures_stand_beside_those_of_real_images() -> None:
+    text = page([CIFAR, GENERATOR])
+    section = text[text.index("## Generators") : text.index("## Runs")]
+    first, second = (line for line in section.splitlines() if "[2]" in line)
+    assert [cell.strip() for cell in first.split("|")][1:6] == [
+        "Distance to the nearest of 10,000 samples",
+        "12.35 ± 0.031",
+        "11.5",
+        "10,000 samples, 900 unseen images",
+        "[2]",
+    ]
+    assert [cell.strip() for cell in second.split("|")][2:4] == ["0.5", ""]
+    assert "## Generators" not in page([CIFAR])
+
+
+def test_the_nearest_samples_errors_stand_beside_the_papers() -> None:
+    rows = (
+        row("samples", "samples", "nearest of 50,000", [0.9682], width=0),
+        row("images", "training images", "nearest of 50,000", [0.967], width=0),
+        row("samples", "samples", "nearest of 10,000", [0.96], width=0, train=10_000),
+    )
+    text = page([replace(CIFAR, set="mnist-nn", protocol="mnist-nn", rows=rows)])
+    dcgan = next(line for line in text.splitlines() if "DCGAN: samples" in line)
+    assert [cell.strip() for cell in dcgan.split("|")][2:5] == ["2.98", "3.18", "+0.20"]
+    assert "50,000 samples" in dcgan
+    real = next(line for line in text.splitlines() if "Real images: training images" in line)
+    assert [cell.strip() for cell in real.split("|")][2:5] == ["3.10", "3.30", "+0.20"]
+    assert "nearest of 10,000" in text[text.index("## Other labelled sets") :]
+
+
 def test_records_survive_their_files_and_what_is_none_is_named(tmp_path: Path) -> None:
     assert record_from_json(CIFAR.to_json()) == CIFAR
-    keep(tmp_path, [CIFAR], "0123456789abcdef")
-    assert [path.name for path in tmp_path.iterdir()] == ["cifar10-01234567.json"]
-    assert page_of(tmp_path) == page([CIFAR])
+    assert record_from_json(GENERATOR.to_json()) == GENERATOR
+    keep(tmp_path, {"cifar10-01234567": CIFAR, "generator-89abcdef": GENERATOR})
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "cifar10-01234567.json",
+        "generator-89abcdef.json",
+    ]
+    assert page_of(tmp_path) == page([CIFAR, GENERATOR])
     (tmp_path / "stray.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"stray.json is no record"):
         page_of(tmp_path)
