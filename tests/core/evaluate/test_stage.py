@@ -130,7 +130,8 @@ def test_a_run_is_kept_as_a_record_and_shown_on_the_page(
     assert done.exit_code == 0, done.output
     assert "digits" in page.read_text()
     assert "dcgan run evaluate --preset" in page.read_text()
-    (file,) = (tmp_path / "records").iterdir()
+    assert "Distance to the nearest of 100 samples" in page.read_text()
+    (file,) = (tmp_path / "records").glob("digits-*.json")
     rows = json.loads(file.read_text())["rows"]
     assert [row["machine"].startswith("96 cores") for row in rows] == [False] * 4 + [True]
     assert "(discriminator, raw pixels); 96 cores" in page.read_text()
