@@ -23,7 +23,10 @@ from dcgan_core.storage import Store
 
 @dataclass(frozen=True)
 class LocalBackend:
-    """Parts in up to ``slots`` processes; a single part runs in this process and can show its progress."""
+    """Parts in up to ``slots`` processes; a single part runs in this process and can show its progress.
+
+    So do parts that take the whole machine, one after the other.
+    """
 
     slots: int = 1
     name: str = "local"
@@ -35,7 +38,7 @@ class LocalBackend:
         if stage.together:
             yield from self._work_together(stage, store, lanes_of(parts, self.slots), progress)
             return
-        if len(parts) <= 1 or self.slots <= 1:
+        if len(parts) <= 1 or self.slots <= 1 or stage.whole_machine:
             for part in parts:
                 yield perform(stage, store, part, progress)
             return

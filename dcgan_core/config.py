@@ -498,8 +498,9 @@ class EvaluateConfig(Section):
     themselves. `knn`: nearest neighbours in pixels instead of an SVM. `kmeans`: single-layer K-means of
     Coates, Ng and Lee (minutes). `supervised`: a CNN of D's architecture that is told the labels, tuned by
     random search (many minutes)."""
-    svm_c: tuple[Annotated[float, Field(gt=0)], ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-    """Values of C tried; the best on rows that are held back from training is taken."""
+    svm_c: tuple[Annotated[float, Field(gt=0)], ...] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+    """Values of C tried, from the smallest on until the accuracy on rows that are held back from training
+    has plainly fallen; the best of these is taken."""
     knn_k: tuple[PositiveInt, ...] = (1, 3, 5, 9, 15, 25)
     """Numbers of neighbours tried in the same way."""
     labels_per_class: tuple[Annotated[int, Field(ge=2)], ...] = ()

@@ -73,6 +73,9 @@ class Stage(ABC):
     """True where one part is worked on by several processes together (training)."""
     together: ClassVar[bool] = False
     """True where a worker does all parts of its lanes together, and nobody else does any of these lanes."""
+    whole_machine: ClassVar[bool] = False
+    """True where a part uses a machine's processors or GPU by itself, and much of its memory: one at a time
+    is worked on there."""
 
     numbered_by_part: ClassVar[bool] = True
     """Whether a number in a file's name is its part's, and changes with it where a part is taken over."""

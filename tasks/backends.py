@@ -14,7 +14,7 @@ from dcgan_core.progress import Progress, silent
 from dcgan_core.stage import Backend, Part, Stage, lanes_of, perform, perform_together
 from dcgan_core.storage import Store
 from tasks.board import BoardProgress, board_actor, show
-from tasks.cluster import cluster_processors, connect
+from tasks.cluster import cluster_processors, connect, machine_share
 
 _TRIES_AFTER_A_LOST_WORKER = 3
 _POLL_SECONDS = 1.0
@@ -27,7 +27,7 @@ def backend_of(place: Place) -> Backend:
 
 @dataclass(frozen=True)
 class RayBackend:
-    """Parts as Ray tasks of one processor each; training as a Ray Train run."""
+    """Parts as Ray tasks of one processor each, or of a whole machine; training as a Ray Train run."""
 
     place: Place
     name: str = "ray"
@@ -48,15 +48,24 @@ class RayBackend:
         if stage.together:
             yield from _by_lanes(ray, stage, store, lanes_of(parts, slots))
             return
-        yield from _spread(ray, stage, store, parts, slots, progress)
+        share = machine_share(ray, gpus=self.place.gpus != 0) if stage.whole_machine else (1, 0)
+        yield from _spread(ray, stage, store, parts, slots, share, progress)
 
 
 def _spread(
-    ray: Any, stage: Stage, store: Store, parts: Sequence[Part], slots: int, progress: Progress
+    ray: Any,
+    stage: Stage,
+    store: Store,
+    parts: Sequence[Part],
+    slots: int,
+    share: tuple[int, int],
+    progress: Progress,
 ) -> Iterator[Receipt]:
-    do = ray.remote(perform).options(
+    cpus, gpus = share
+    do = ray.remote(_perform_with_threads if stage.whole_machine else perform).options(
         name=stage.artifact,
-        num_cpus=1,
+        num_cpus=cpus,
+        num_gpus=gpus,
         max_retries=_TRIES_AFTER_A_LOST_WORKER,
         retry_exceptions=[TransientError],
     )
@@ -73,6 +82,19 @@ def _spread(
             show(ray, board, progress)
         for reference in ready:
             yield _receipt(ray, reference, stage)
+
+
+def _perform_with_threads(stage: Stage, store: Store, part: Part, progress: Progress) -> Receipt:
+    """With a thread for each processor of the task: the worker may have started for a task of one."""
+    import ray
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(int(ray.get_runtime_context().get_assigned_resources()["CPU"]))
+    try:
+        return perform(stage, store, part, progress)
+    finally:
+        torch.set_num_threads(before)
 
 
 def _by_lanes(ray: Any, stage: Stage, store: Store, groups: Sequence[list[Part]]) -> Iterator[Receipt]:

@@ -75,6 +75,19 @@ def processors_per_worker(ray: Any, workers: int) -> int:
     return share
 
 
+def machine_share(ray: Any, *, gpus: bool) -> tuple[int, int]:
+    """(processors, GPUs) of a part that takes a whole machine, so that no two of them share one.
+
+    Where there are GPUs and they are wanted, one of them, with its share of its machine's processors; else
+    all processors of the largest machine, so smaller ones get none of these parts.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    with_gpus = [each for each in nodes if gpus and each.get("GPU", 0) >= 1]
+    if with_gpus:
+        return max(1, min(int(each.get("CPU", 0) // each["GPU"]) for each in with_gpus)), 1
+    return max([1, *(int(each.get("CPU", 0)) for each in nodes)]), 0
+
+
 def cluster_processors(ray: Any) -> int:
     """Processors of the whole cluster."""
     return max(1, int(ray.cluster_resources().get("CPU", 1)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +32,8 @@ from dcgan_core.models.specs import NetSpec
 from dcgan_core.progress import Progress, silent
 
 _VALIDATION, _PATIENCE = 5000, 15
+_ROUGH = 1e-3
+"""How near an SVM comes to its optimum while values of C are compared, as a share of the objective."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,18 @@ class Svm:
 
     device: str = "cpu"
 
-    def path(self, features_NF: Features, labels_N: Rows, values: Sequence[float]) -> Sequence[Fitted]:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # outcomes say it
-            fits = L2SVM(device=self.device).fit_path(features_NF, labels_N, values)
-        return [_FittedSVM(svm) for svm in fits]
+    def path(
+        self, features_NF: Features, labels_N: Rows, values: Sequence[float], *, rough: bool = False
+    ) -> Iterator[Fitted]:
+        svm = L2SVM(tol=_ROUGH, gap=_ROUGH, device=self.device) if rough else L2SVM(device=self.device)
+        fits = svm.iter_path(features_NF, labels_N, values)
+        while True:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)  # outcomes say it
+                fitted = next(fits, None)
+            if fitted is None:
+                return
+            yield _FittedSVM(fitted)
 
 
 class _Surroundings:
@@ -92,9 +101,11 @@ class Neighbours:
 
     device: str = "cpu"
 
-    def path(self, features_NF: Features, labels_N: Rows, values: Sequence[float]) -> Sequence[Fitted]:
+    def path(
+        self, features_NF: Features, labels_N: Rows, values: Sequence[float], *, rough: bool = False
+    ) -> Sequence[Fitted]:
         around = _Surroundings(features_NF, labels_N, int(max(values)), self.device)
-        return [_Neighbourhood(around, int(value)) for value in values]
+        return [_Neighbourhood(around, int(value)) for value in sorted(values)]
 
 
 def outcomes(

@@ -7,7 +7,7 @@ training part alone; the test part is looked at once, after that.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -35,9 +35,13 @@ class Fitted(Protocol):
 
 
 class Machine(Protocol):
-    """What learns: fits of the same rows under several values of C (or of k), in the order given."""
+    """What learns: fits of the same rows under several values of C (or of k)."""
 
-    def path(self, features_NF: Features, labels_N: Rows, values: Sequence[float]) -> Sequence[Fitted]: ...
+    def path(
+        self, features_NF: Features, labels_N: Rows, values: Sequence[float], *, rough: bool = False
+    ) -> Iterable[Fitted]:
+        """From the smallest value on, each made when it is asked for; ``rough``: near enough to compare."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,11 +107,12 @@ def all_labels(
 ) -> Outcome:
     """Learn from the whole training part; C by the accuracy on a stratified share of it (paper, 5.1).
 
-    Raises ConfigError where a class has a single row.
+    C are tried from the smallest on until the accuracy has fallen (``_climbed``): the larger they are the
+    longer they take. Raises ConfigError where a class has a single row.
     """
     fitted, held = stratified_split(data.train_labels_N, validation_share, np.random.default_rng(seed))
     progress(0, 2, f"choosing C on {len(held):,} images")
-    trials = _tried(data, machine, fitted, held, svm_c)
+    trials = _climbed(machine, data.train_NF, data.train_labels_N, [(fitted, held)], svm_c)
     progress(1, 2, "learning from all labels")
     chosen = best_of(trials).c
     (machine_of_all,) = machine.path(data.train_NF, data.train_labels_N, [chosen])
@@ -190,7 +195,7 @@ def repeated_draws(
     pool, held = held_out(data.train_labels_N, validation, rng)
     held_NF, held_N = _rows(data.train_NF, held), data.train_labels_N[held]
 
-    def fits(values: Sequence[float]) -> Sequence[Fitted]:
+    def fits(values: Sequence[float]) -> Iterable[Fitted]:
         rows = pool[per_class_draw(data.train_labels_N[pool], per_class, rng)]
         return machine.path(_rows(data.train_NF, rows), data.train_labels_N[rows], values)
 
@@ -222,15 +227,11 @@ def repeated_draws(
 def cross_validated(
     data: Split, machine: Machine, svm_c: Sequence[float], count: int, rng: np.random.Generator
 ) -> tuple[Trial, ...]:
-    """Each C by its mean accuracy over ``count`` stratified folds of the training part."""
+    """Each C, as far as they are tried, by its mean accuracy over ``count`` folds of the training part."""
     labels_N = data.train_labels_N
     everything = rng.permutation(len(labels_N))
-    parts = stratified_folds(labels_N, everything, count)
-    tried = []
-    for held in parts:
-        fitted = np.setdiff1d(everything, held)
-        tried.append(_tried(data, machine, fitted, held, svm_c))
-    return averaged(tried)
+    parts = [(np.setdiff1d(everything, held), held) for held in stratified_folds(labels_N, everything, count)]
+    return _climbed(machine, data.train_NF, labels_N, parts, svm_c)
 
 
 def best_of(trials: Sequence[Trial]) -> Trial:
@@ -288,19 +289,43 @@ def wilson_interval(right: int, total: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def _tried(
-    data: Split, machine: Machine, fitted: Rows, held: Rows, svm_c: Sequence[float]
+def _climbed(
+    machine: Machine,
+    features_NF: Features,
+    labels_N: Rows,
+    parts: Sequence[tuple[Rows, Rows]],
+    svm_c: Sequence[float],
 ) -> tuple[Trial, ...]:
-    fits = machine.path(_rows(data.train_NF, fitted), data.train_labels_N[fitted], svm_c)
-    return _trials(svm_c, fits, _rows(data.train_NF, held), data.train_labels_N[held])
+    """Mean accuracy over (fitted, held) rows, from the smallest C on until it has plainly fallen.
+
+    That is: by more than its standard error below the best, or twice in a row below it. Large C take the
+    longest by far, and fit the training rows ever closer.
+    """
+    values = sorted(svm_c)
+    paths = [
+        iter(machine.path(_rows(features_NF, fitted), labels_N[fitted], values, rough=True))
+        for fitted, _ in parts
+    ]
+    held = [(_rows(features_NF, rows), labels_N[rows]) for _, rows in parts]
+    many, best, falls, trials = sum(len(rows) for _, rows in parts), 0.0, 0, []
+    for c in values:
+        fits = [next(path) for path in paths]
+        shares = [_share(fit.predict(own_NF), own_N) for fit, (own_NF, own_N) in zip(fits, held, strict=True)]
+        accuracy = float(np.mean(shares))
+        trials.append(Trial(c, accuracy, len(parts), all(fit.converged for fit in fits)))
+        falls = falls + 1 if accuracy < best else 0
+        best = max(best, accuracy)
+        if falls > 1 or best - accuracy > math.sqrt(best * (1 - best) / many):
+            break
+    return tuple(trials)
 
 
 def _trials(
-    svm_c: Sequence[float], fits: Sequence[Fitted], held_NF: Features, held_N: Rows
+    svm_c: Sequence[float], fits: Iterable[Fitted], held_NF: Features, held_N: Rows
 ) -> tuple[Trial, ...]:
     return tuple(
         Trial(c, _share(one.predict(held_NF), held_N), 1, one.converged)
-        for c, one in zip(svm_c, fits, strict=True)
+        for c, one in zip(sorted(svm_c), fits, strict=True)
     )
 
 

@@ -72,6 +72,8 @@ class Scores(OverSets):
     artifact: ClassVar[str] = "scores"
     version: ClassVar[int] = 2
     unit: ClassVar[str] = "classifiers"
+    whole_machine: ClassVar[bool] = True
+    """50,000 images in the widest features are 3 GB, and solvers use every processor."""
 
     def settings(self) -> dict[str, Json]:
         return self.config.identity(*OF_IMAGES)

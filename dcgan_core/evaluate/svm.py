@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from numbers import Real
 from typing import Any, Self, cast
 
@@ -95,7 +95,7 @@ class L2SVM(ClassifierMixin, BaseEstimator):
         """
         x_NF, signs_NK = self._begun(X, y, gram)
         start_KD = self._start(signs_NK.shape[1]) if self.warm_start else None
-        optimum = solve_path(
+        (optimum,) = solve_path(
             x_NF,
             signs_NK,
             [float(self.C)],
@@ -103,7 +103,7 @@ class L2SVM(ClassifierMixin, BaseEstimator):
             effort=self._effort(),
             start_KD=start_KD,
             gram_NN=gram,
-        )[0]
+        )
         return self._ended(optimum)
 
     def fit_path(
@@ -113,26 +113,32 @@ class L2SVM(ClassifierMixin, BaseEstimator):
 
         Small values of C are fitted first and the others start from them; inner products are formed once.
         """
-        models = [cast("Self", clone(self)).set_params(C=c) for c in Cs]
+        fitted = {model.C: model for model in self.iter_path(X, y, Cs, gram)}
+        return [fitted[float(c)] for c in Cs]
+
+    def iter_path(
+        self, X: ArrayLike, y: ArrayLike, Cs: Sequence[float], gram: NDArray[np.floating] | None = None
+    ) -> Iterator[Self]:
+        """The same from the smallest C on, each fitted when it is asked for; none of a kind twice."""
+        models = [cast("Self", clone(self)).set_params(C=c) for c in sorted({float(c) for c in Cs})]
         if not models:
-            return []
+            return
         for model in models:
             model._check_settings()
         first = models[0]
         x_NF, signs_NK = first._begun(X, y, gram)
+        of_input = {name: vars(first)[name] for name in _OF_INPUT if name in vars(first)}
         optima = solve_path(
             x_NF,
             signs_NK,
-            [float(c) for c in Cs],
+            [model.C for model in models],
             intercept=self.fit_intercept,
             effort=self._effort(),
             gram_NN=gram,
         )
-        of_input = {name: vars(first)[name] for name in _OF_INPUT if name in vars(first)}
         for model, optimum in zip(models, optima, strict=True):
             vars(model).update(of_input)
-            model._ended(optimum)
-        return models
+            yield model._ended(optimum)
 
     def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:
         """Distances from the planes, float64: (N, K), or (N,) for two classes."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -47,8 +47,8 @@ def solve_path(
     effort: Effort,
     start_KD: NDArray[np.float64] | None = None,
     gram_NN: NDArray[np.floating] | None = None,
-) -> list[Optimum]:
-    """Optima for every C, in the order given; each starts where the next smaller C ended.
+) -> Iterator[Optimum]:
+    """Optima for every C from the smallest on, each sought when it is asked for, from where the last ended.
 
     Weights are (K, F), and the intercept in a last column where there is one. ``start_KD`` is where the first
     starts on the primal route. ``gram_NN`` is X X^T where that is known. On the Gram route each optimum is
@@ -61,18 +61,16 @@ def solve_path(
     signs = torch.from_numpy(signs_NK).to(blocks.device)
     zero_KD = space.zeros(signs_NK.shape[1])
     w_KD = zero_KD if start_KD is None else torch.from_numpy(start_KD).to(zero_KD)
-    starts: dict[float, tuple[Tensor, int]] = {}
+    by_gram: Iterator[tuple[Tensor, int]] | None = None
     if takes_gram(effort.route, *x_NF.shape, fits=signs_NK.shape[1] * len(cs), known=gram_NN is not None):
         gram = gram_of(blocks) if gram_NN is None else torch.tensor(gram_NN, dtype=torch.float64)
-        starts = _by_gram(gram.to(blocks.device), space, signs, cs, intercept, effort)
+        by_gram = _by_gram(gram.to(blocks.device), space, signs, cs, intercept, effort)
     forces_K = forces(space, signs)
-    found: dict[float, Optimum] = {}
     for c in sorted(set(cs)):
-        w_KD, steps = starts.get(c, (w_KD, 0))
+        w_KD, steps = next(by_gram) if by_gram else (w_KD, 0)
         optimum = minimise(space, signs, c, w_KD, forces_K, goal=effort.goal, most=effort.most)
-        found[c] = replace(optimum, iterations=steps + optimum.iterations)
         w_KD = optimum.weights_KD
-    return [found[c] for c in cs]
+        yield replace(optimum, iterations=steps + optimum.iterations)
 
 
 def takes_gram(route: Route, samples: int, features: int, *, fits: int, known: bool) -> bool:
@@ -89,16 +87,14 @@ def _by_gram(
     cs: Sequence[float],
     intercept: bool,
     effort: Effort,
-) -> dict[float, tuple[Tensor, int]]:
-    """By C: the weights that the Gram matrix leads to, and the Newton steps it took."""
+) -> Iterator[tuple[Tensor, int]]:
+    """From the smallest C on: the weights that the Gram matrix leads to, and the Newton steps it took."""
     if intercept:
         gram_NN += 1
     spanned = GramSpace(gram_NN)
     tighter = Goal(effort.goal.gradient / 2, effort.goal.gap / 4)
     forces_K, v_KD = forces(spanned, signs_NK), spanned.zeros(signs_NK.shape[1])
-    ends = {}
     for c in sorted(set(cs)):
         optimum = minimise(spanned, signs_NK, c, v_KD, forces_K, goal=tighter, most=effort.most)
         v_KD = optimum.weights_KD
-        ends[c] = (space.combined(spanned.coefficients(v_KD)), optimum.iterations)
-    return ends
+        yield space.combined(spanned.coefficients(v_KD)), optimum.iterations

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import pytest
 
 from dcgan_core.artifacts import Receipt, read_manifest
 from dcgan_core.backend import LocalBackend
+from dcgan_core.config import Json
 from dcgan_core.errors import ClusterError, ConfigError, TrainingStopped
 from dcgan_core.pipeline import build, load_pipeline
 from dcgan_core.place import Place
 from dcgan_core.progress import Progress, silent
-from dcgan_core.stage import Part, Stage, run
+from dcgan_core.stage import Part, Stage, Summary, run
 from dcgan_core.storage import Store
 from dcgan_core.train import checkpoint, loop
 from dcgan_core.train.runtime import Runtime
@@ -76,6 +77,49 @@ def test_codes_shuffled_and_compared_on_ray_give_the_groups_of_one_process(
     assert len(split.parts) > 10
     assert split.provenance["backend"] == worked.name
     assert again.content == whole.content
+
+
+@dataclass(frozen=True)
+class Modest(Stage):
+    """Parts that say what they were given: processors, and threads of torch."""
+
+    artifact: ClassVar[str] = "given"
+    flow: ClassVar[str] = "given"
+    version: ClassVar[int] = 1
+
+    def settings(self) -> dict[str, Json]:
+        return {}
+
+    def plan(self, store: Store) -> Sequence[Part]:
+        return [Part(index, str(index), None) for index in range(3)]
+
+    def work(self, store: Store, part: Part, progress: Progress) -> Receipt:
+        import torch
+
+        processors = int(ray.get_runtime_context().get_assigned_resources()["CPU"])
+        given = {"processors": processors, "threads": torch.get_num_threads()}
+        return Receipt(part=part.index, key=part.key, files=(), counts=given, metrics={})
+
+    def finish(self, store: Store, receipts: Sequence[Receipt]) -> Summary:
+        return Summary({name: sum(each.counts[name] for each in receipts) for name in receipts[0].counts})
+
+
+@dataclass(frozen=True)
+class Greedy(Modest):
+    """The same, each part of which wants the machine for itself."""
+
+    whole_machine: ClassVar[bool] = True
+
+
+def test_a_part_that_takes_the_whole_machine_gets_all_its_processors_and_the_next_stage_has_none_of_them(
+    store: Store, backend: RayBackend
+) -> None:
+    for kind, share in ((Modest, 1), (Greedy, 2), (Modest, 1)):
+        stage = kind(0, {}, "none")
+        run(stage, store, backend, refresh=True)
+        manifest = read_manifest(store, stage.address)
+        assert manifest
+        assert manifest.counts == {"processors": 3 * share, "threads": 3 * share}
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,7 @@ class Guess:
 
     converged = True
 
-    def path(self, features_NF: Any, labels_N: Any, values: Any) -> list[Guess]:
+    def path(self, features_NF: Any, labels_N: Any, values: Any, *, rough: bool = False) -> list[Guess]:
         return [self for _ in values]
 
     def predict(self, features_NF: Any) -> NDArray[np.int64]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -47,7 +47,12 @@ class Liblinear:
     shown: list[tuple[NDArray[np.int64], tuple[float, ...]]] = field(default_factory=list)
 
     def path(
-        self, features_NF: NDArray[np.generic], labels_N: NDArray[np.int64], values: Sequence[float]
+        self,
+        features_NF: NDArray[np.generic],
+        labels_N: NDArray[np.int64],
+        values: Sequence[float],
+        *,
+        rough: bool = False,
     ) -> list[_Fit]:
         self.shown.append(
             (np.rint(np.asarray(features_NF, np.float64)[:, 0] * 1e9).astype(int), tuple(values))
@@ -189,3 +194,56 @@ def test_wilson_interval_matches_known_values() -> None:
     assert wilson_interval(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
     assert wilson_interval(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
     assert wilson_interval(20, 20)[1] == 1.0
+
+
+@dataclass
+class _Rated:
+    """Its accuracy on any rows is what is written down for its C; fits are made when they are asked for."""
+
+    shares: dict[float, float]
+    made: list[float] = field(default_factory=list)
+
+    def path(
+        self,
+        features_NF: NDArray[np.generic],
+        labels_N: NDArray[np.int64],
+        values: Sequence[float],
+        **_: bool,
+    ) -> Iterator[_RatedFit]:
+        for c in values:
+            self.made.append(c)
+            yield _RatedFit(self.shares[c])
+
+
+@dataclass
+class _RatedFit:
+    share: float
+    converged: bool = True
+
+    def predict(self, features_NF: NDArray[np.generic]) -> NDArray[np.int64]:
+        right = round(self.share * len(features_NF))
+        labels_N = np.asarray(features_NF)[:, 0].astype(np.int64)
+        return np.where(np.arange(len(labels_N)) < right, labels_N, 1 - labels_N)
+
+
+@pytest.mark.parametrize(
+    ("shares", "tried"),
+    [
+        ([0.60, 0.70, 0.40, 0.90], 3),  # a plain fall
+        ([0.60, 0.70, 0.69, 0.90], 4),  # within the standard error of 200 rows: once is no fall
+        ([0.60, 0.70, 0.69, 0.68, 0.90], 4),  # twice is
+        ([0.60, 0.70, 0.69, 0.71], 4),
+        ([0.60, 0.60, 0.60], 3),
+    ],
+)
+def test_larger_c_are_not_fitted_once_the_accuracy_has_fallen(shares: list[float], tried: int) -> None:
+    labels_N = np.tile([0, 1], 500)
+    data = Split(labels_N[:, None].astype(np.float32), labels_N, labels_N[:10, None], labels_N[:10])
+    values = [10.0**place for place in range(len(shares))]
+    machine = _Rated(dict(zip(values, shares, strict=True)))
+    outcome = all_labels(data, machine, svm_c=values[::-1], validation_share=0.2, seed=0)
+    assert [trial.c for trial in outcome.trials] == values[:tried]
+    assert [trial.accuracy for trial in outcome.trials] == pytest.approx(shares[:tried])
+    best = values[int(np.argmax(shares[:tried]))]
+    assert outcome.chosen_c == (best,)
+    assert machine.made == [*values[:tried], best]

@@ -183,6 +183,18 @@ def test_too_few_labels_name_their_set_and_the_cure_before_there_are_features(
         scores.plan(finished_store)
 
 
+def test_scores_are_made_one_at_a_time_with_the_whole_machine(
+    tiny: Tiny, finished_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features, scores = stages_of(tiny, **FEW, baselines=["pixels"])
+    run(features, finished_store, LocalBackend(1))
+    monkeypatch.delattr("dcgan_core.backend._workers")  # nobody else can be asked
+    run(scores, finished_store, LocalBackend(8))
+    manifest = read_manifest(finished_store, scores.address)
+    assert manifest
+    assert len(manifest.parts) == 2
+
+
 def test_planning_decodes_no_image(
     tiny: Tiny, finished_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
