@@ -5,8 +5,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
 from dcgan_core.config import EvaluateConfig, LabelledSet
@@ -19,6 +21,7 @@ from dcgan_core.evaluate.protocols import (
     Features,
     Fitted,
     Outcome,
+    Products,
     Rows,
     Split,
     all_labels,
@@ -27,11 +30,13 @@ from dcgan_core.evaluate.protocols import (
     repeated_draws,
 )
 from dcgan_core.evaluate.supervised import SearchTrial, random_search
-from dcgan_core.evaluate.svm import L2SVM
+from dcgan_core.evaluate.svm import L2SVM, gram_matrix
 from dcgan_core.models.specs import NetSpec
 from dcgan_core.progress import Progress, silent
 
 _VALIDATION, _PATIENCE = 5000, 15
+_FEW_ROWS = 8192
+"""Rows whose inner products take half a GiB at most."""
 _ROUGH = 1e-3
 """How near an SVM comes to its optimum while values of C are compared, as a share of the objective."""
 
@@ -55,10 +60,16 @@ class Svm:
     device: str = "cpu"
 
     def path(
-        self, features_NF: Features, labels_N: Rows, values: Sequence[float], *, rough: bool = False
+        self,
+        features_NF: Features,
+        labels_N: Rows,
+        values: Sequence[float],
+        *,
+        rough: bool = False,
+        products_NN: Products | None = None,
     ) -> Iterator[Fitted]:
         svm = L2SVM(tol=_ROUGH, gap=_ROUGH, device=self.device) if rough else L2SVM(device=self.device)
-        fits = svm.iter_path(features_NF, labels_N, values)
+        fits = svm.iter_path(features_NF, labels_N, values, products_NN)
         while True:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)  # outcomes say it
@@ -66,6 +77,12 @@ class Svm:
             if fitted is None:
                 return
             yield _FittedSVM(fitted)
+
+    def products(self, features_NF: Features) -> Products | None:
+        samples, features = features_NF.shape
+        if samples > min(features, _FEW_ROWS):
+            return None
+        return gram_matrix(cast("NDArray[np.floating]", features_NF), device=self.device)
 
 
 class _Surroundings:
@@ -102,10 +119,19 @@ class Neighbours:
     device: str = "cpu"
 
     def path(
-        self, features_NF: Features, labels_N: Rows, values: Sequence[float], *, rough: bool = False
+        self,
+        features_NF: Features,
+        labels_N: Rows,
+        values: Sequence[float],
+        *,
+        rough: bool = False,
+        products_NN: Products | None = None,
     ) -> Sequence[Fitted]:
         around = _Surroundings(features_NF, labels_N, int(max(values)), self.device)
         return [_Neighbourhood(around, int(value)) for value in sorted(values)]
+
+    def products(self, features_NF: Features) -> None:
+        return None
 
 
 def outcomes(

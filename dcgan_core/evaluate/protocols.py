@@ -20,6 +20,8 @@ from dcgan_core.progress import Progress, silent
 Rows = NDArray[np.int64]
 Features = NDArray[np.generic]
 """(N, F); may be a memory-mapped file: rows are taken as they are wanted."""
+Products = NDArray[np.float64]
+"""(N, N)."""
 
 SVHN_C = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2)
 """The authors' candidates for SVHN (dcgan.md, section 3)."""
@@ -38,9 +40,22 @@ class Machine(Protocol):
     """What learns: fits of the same rows under several values of C (or of k)."""
 
     def path(
-        self, features_NF: Features, labels_N: Rows, values: Sequence[float], *, rough: bool = False
+        self,
+        features_NF: Features,
+        labels_N: Rows,
+        values: Sequence[float],
+        *,
+        rough: bool = False,
+        products_NN: Products | None = None,
     ) -> Iterable[Fitted]:
-        """From the smallest value on, each made when it is asked for; ``rough``: near enough to compare."""
+        """From the smallest value on, each made when it is asked for; ``rough``: near enough to compare.
+
+        ``products_NN``: what ``products`` said of these rows.
+        """
+        ...
+
+    def products(self, features_NF: Features) -> Products | None:
+        """Inner products of rows that are learned from several times, where these save time."""
         ...
 
 
@@ -153,10 +168,11 @@ def folds(
         progress(number, count, f"fold {number + 1} of {count}, {per_class} labels a class")
         own_NF, own_N = _rows(data.train_NF, rows), data.train_labels_N[rows]
         within = Split(own_NF, own_N, data.test_MF, data.test_labels_M)
-        trials = cross_validated(within, machine, svm_c, min(inner, per_class), rng)
+        products = machine.products(own_NF)
+        trials = cross_validated(within, machine, svm_c, min(inner, per_class), rng, products)
         chosen.append(best_of(trials).c)
         all_trials.append(trials)
-        (fitted,) = machine.path(own_NF, own_N, [chosen[-1]])
+        (fitted,) = machine.path(own_NF, own_N, [chosen[-1]], products_NN=products)
         predictions.append(fitted.predict(data.test_MF))
         converged &= fitted.converged
     name, classes = f"{per_class:,} labels per class", _classes(data)
@@ -225,13 +241,18 @@ def repeated_draws(
 
 
 def cross_validated(
-    data: Split, machine: Machine, svm_c: Sequence[float], count: int, rng: np.random.Generator
+    data: Split,
+    machine: Machine,
+    svm_c: Sequence[float],
+    count: int,
+    rng: np.random.Generator,
+    products_NN: Products | None = None,
 ) -> tuple[Trial, ...]:
     """Each C, as far as they are tried, by its mean accuracy over ``count`` folds of the training part."""
     labels_N = data.train_labels_N
     everything = rng.permutation(len(labels_N))
     parts = [(np.setdiff1d(everything, held), held) for held in stratified_folds(labels_N, everything, count)]
-    return _climbed(machine, data.train_NF, labels_N, parts, svm_c)
+    return _climbed(machine, data.train_NF, labels_N, parts, svm_c, products_NN)
 
 
 def best_of(trials: Sequence[Trial]) -> Trial:
@@ -295,6 +316,7 @@ def _climbed(
     labels_N: Rows,
     parts: Sequence[tuple[Rows, Rows]],
     svm_c: Sequence[float],
+    products_NN: Products | None = None,
 ) -> tuple[Trial, ...]:
     """Mean accuracy over (fitted, held) rows, from the smallest C on until it has plainly fallen.
 
@@ -303,7 +325,15 @@ def _climbed(
     """
     values = sorted(svm_c)
     paths = [
-        iter(machine.path(_rows(features_NF, fitted), labels_N[fitted], values, rough=True))
+        iter(
+            machine.path(
+                _rows(features_NF, fitted),
+                labels_N[fitted],
+                values,
+                rough=True,
+                products_NN=None if products_NN is None else products_NN[np.ix_(fitted, fitted)],
+            )
+        )
         for fitted, _ in parts
     ]
     held = [(_rows(features_NF, rows), labels_N[rows]) for _, rows in parts]

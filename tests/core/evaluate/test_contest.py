@@ -135,3 +135,23 @@ def test_a_cnn_of_ds_architecture_learns_from_few_labels_and_never_sees_test_lab
     accuracy, predictions = found(y[600:800])
     assert accuracy > 0.4
     assert np.array_equal(found(np.roll(y[600:800], 1))[1], predictions)
+
+
+class _WithoutProducts(Svm):
+    def products(self, features_NF: Any) -> None:
+        return None
+
+
+def test_inner_products_that_folds_share_change_no_answer() -> None:
+    x, y = digits()
+    wide = np.concatenate([x, x**2 // 255], 1).astype(np.float32) / 255  # 128 features, 100 rows a fold
+    data = Split(wide[:1200], y[:1200], wide[1200:], y[1200:])
+    assert Svm().products(wide[:100]) is not None
+    assert Svm().products(wide[:200]) is None
+    with_, without = (
+        outcomes(labelled(), chosen(labels_per_class=(10,)), data, machine, seed=1)[1]
+        for machine in (Svm(), _WithoutProducts())
+    )
+    assert with_.chosen_c == without.chosen_c
+    assert np.mean(with_.predictions_M == without.predictions_M) >= 0.995
+    assert with_.accuracy == pytest.approx(without.accuracy, abs=0.005)

@@ -106,8 +106,11 @@ class Guess:
 
     converged = True
 
-    def path(self, features_NF: Any, labels_N: Any, values: Any, *, rough: bool = False) -> list[Guess]:
+    def path(self, features_NF: Any, labels_N: Any, values: Any, **_: Any) -> list[Guess]:
         return [self for _ in values]
+
+    def products(self, features_NF: Any) -> None:
+        return None
 
     def predict(self, features_NF: Any) -> NDArray[np.int64]:
         return np.zeros(len(features_NF), np.int64)

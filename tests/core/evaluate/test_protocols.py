@@ -53,11 +53,15 @@ class Liblinear:
         values: Sequence[float],
         *,
         rough: bool = False,
+        products_NN: NDArray[np.float64] | None = None,
     ) -> list[_Fit]:
         self.shown.append(
             (np.rint(np.asarray(features_NF, np.float64)[:, 0] * 1e9).astype(int), tuple(values))
         )
         return [_Fit(LinearSVC(C=c, random_state=0).fit(features_NF, labels_N)) for c in values]
+
+    def products(self, features_NF: NDArray[np.generic]) -> None:
+        return None
 
 
 @dataclass
@@ -208,11 +212,16 @@ class _Rated:
         features_NF: NDArray[np.generic],
         labels_N: NDArray[np.int64],
         values: Sequence[float],
-        **_: bool,
+        *,
+        rough: bool = False,
+        products_NN: NDArray[np.float64] | None = None,
     ) -> Iterator[_RatedFit]:
         for c in values:
             self.made.append(c)
             yield _RatedFit(self.shares[c])
+
+    def products(self, features_NF: NDArray[np.generic]) -> None:
+        return None
 
 
 @dataclass
