@@ -110,6 +110,13 @@ def test_the_validation_error_of_a_search_stands_in_the_notes_of_its_row() -> No
     assert "validation error 28.87" in line
 
 
+def test_all_labels_of_cifar10_are_table_1_whatever_else_was_judged() -> None:
+    alone = replace(CIFAR, protocol="labelled", rows=CIFAR.rows[:1])
+    assert "| 82.80 |" in page([alone])
+    assert "71.00" in next(line for line in page([alone]).splitlines() if "DCGAN + L2-SVM" in line)
+    assert "## Other labelled sets" in page([replace(alone, set="tiny")])
+
+
 GENERATOR = Measures(
     measures=(
         {
