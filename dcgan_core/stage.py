@@ -281,7 +281,7 @@ def run(
         def inner(part_done: float, part_total: float, note: str) -> None:
             if len(parts) == 1:  # progress within the one part is the stage's progress
                 progress(part_done, part_total, note)
-            elif len(alone) == 1 and part_total:  # of several only one is left: its share of them all
+            elif (len(alone) == 1 or stage.whole_machine) and part_total:  # only one is at work: its share
                 share = min(part_done / part_total, 0.99)
                 progress(ready + share * alone[0].items, total, note)
 

@@ -128,7 +128,7 @@ class Neighbours:
         products_NN: Products | None = None,
     ) -> Sequence[Fitted]:
         around = _Surroundings(features_NF, labels_N, int(max(values)), self.device)
-        return [_Neighbourhood(around, int(value)) for value in sorted(values)]
+        return [_Neighbourhood(around, int(value)) for value in sorted(set(values))]
 
     def products(self, features_NF: Features) -> None:
         return None

@@ -261,15 +261,18 @@ def best_of(trials: Sequence[Trial]) -> Trial:
 
 
 def averaged(tried: Sequence[Sequence[Trial]]) -> tuple[Trial, ...]:
-    """The same values of C, tried several times."""
+    """Values of C that were tried several times, each over as many draws as got to it."""
+    by_c: dict[float, list[Trial]] = {}
+    for trial in sorted((each for trials in tried for each in trials), key=lambda trial: trial.c):
+        by_c.setdefault(trial.c, []).append(trial)
     return tuple(
         Trial(
-            same[0].c,
+            c,
             float(np.mean([each.accuracy for each in same])),
             sum(each.draws for each in same),
             all(each.converged for each in same),
         )
-        for same in zip(*tried, strict=True)
+        for c, same in by_c.items()
     )
 
 
@@ -323,7 +326,7 @@ def _climbed(
     That is: by more than its standard error below the best, or twice in a row below it. Large C take the
     longest by far, and fit the training rows ever closer.
     """
-    values = sorted(svm_c)
+    values = sorted(set(svm_c))
     paths = [
         iter(
             machine.path(
@@ -355,7 +358,7 @@ def _trials(
 ) -> tuple[Trial, ...]:
     return tuple(
         Trial(c, _share(one.predict(held_NF), held_N), 1, one.converged)
-        for c, one in zip(sorted(svm_c), fits, strict=True)
+        for c, one in zip(sorted(set(svm_c)), fits, strict=True)
     )
 
 

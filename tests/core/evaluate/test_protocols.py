@@ -256,3 +256,38 @@ def test_larger_c_are_not_fitted_once_the_accuracy_has_fallen(shares: list[float
     best = values[int(np.argmax(shares[:tried]))]
     assert outcome.chosen_c == (best,)
     assert machine.made == [*values[:tried], best]
+
+
+@dataclass
+class _RatedByFold:
+    """Fold after fold another C is the best, so that each stops elsewhere."""
+
+    shares: Sequence[dict[float, float]]
+    asked: int = 0
+
+    def path(
+        self,
+        features_NF: NDArray[np.generic],
+        labels_N: NDArray[np.int64],
+        values: Sequence[float],
+        *,
+        rough: bool = False,
+        products_NN: NDArray[np.float64] | None = None,
+    ) -> Iterator[_RatedFit]:
+        fold = self.asked // 3  # two inner folds, and the fit that is judged
+        self.asked += 1
+        for c in values:
+            yield _RatedFit(self.shares[fold][c])
+
+    def products(self, features_NF: NDArray[np.generic]) -> None:
+        return None
+
+
+def test_folds_may_stop_at_different_c() -> None:
+    labels_N = np.tile([0, 1], 500)
+    data = Split(labels_N[:, None].astype(np.float32), labels_N, labels_N[:10, None], labels_N[:10])
+    machine = _RatedByFold([{1.0: 0.9, 2.0: 0.5, 4.0: 0.5}, {1.0: 0.5, 2.0: 0.6, 4.0: 0.9}])
+    outcome = folds(data, machine, per_class=200, count=2, inner=2, svm_c=(4.0, 2.0, 1.0, 1.0), seed=0)
+    assert outcome.chosen_c == (1.0, 4.0)
+    found = [(trial.c, trial.draws, round(trial.accuracy, 6)) for trial in outcome.trials]
+    assert found == [(1.0, 4, 0.7), (2.0, 4, 0.55), (4.0, 2, 0.9)]
