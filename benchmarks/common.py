@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import statistics
 import subprocess
 from collections.abc import Callable, Sequence
@@ -44,6 +45,16 @@ def alone(*command: str) -> Any:
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-4000:]}")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def command(module: str, arguments: Sequence[str], without: Sequence[str]) -> str:
+    """How to do it again: without some options and their values, files by their names alone."""
+    words, skip = [], False
+    for argument in arguments:
+        skip_this, skip = skip, argument in without
+        if not (skip_this or skip):
+            words.append(Path(argument).name if "/" in argument else argument)
+    return shlex.join(["python", "-m", module, *words])
 
 
 def windows(measure: Callable[[], float], count: int) -> list[float]:

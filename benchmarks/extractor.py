@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.common import machine, print_result
+from benchmarks.common import command, machine, print_result
 from dcgan_core.artifacts import now
 from dcgan_core.config import EvaluateConfig, LabelledSet
 from dcgan_core.evaluate.contest import Svm, outcomes
@@ -30,13 +31,14 @@ from dcgan_core.evaluate.features import batch_norm_mode, calibration_batches, f
 from dcgan_core.evaluate.protocols import Outcome, Split, wilson_interval
 from dcgan_core.evaluate.records import keep
 from dcgan_core.evaluate.results import Record
+from dcgan_core.evaluate.stage import CALIBRATION
 from dcgan_core.models.dcgan import Discriminator
 from dcgan_core.models.sampling import chosen_device
 from dcgan_core.models.specs import spec_from_json
 from dcgan_core.models.weights import description, load_authors_svhn, load_net
 from dcgan_core.storage import sha256_of_file
 
-CALIBRATION = 12_800
+_UNSAID = ("--record", "--note", "--trained-on", "--images-seen")
 
 
 def main() -> None:
@@ -92,9 +94,7 @@ def main() -> None:
             updates="",
             machine=facts["device"],
             date=now()[:10],
-            command=f"python -m benchmarks.extractor {options.weights.name} --train {options.train.name} "
-            f"--test {options.test.name} --name {options.name} --protocol {options.protocol} "
-            f"--batch-norm {options.batch_norm}",
+            command=command("benchmarks.extractor", sys.argv[1:], _UNSAID),
             note=options.note,
         )
         keep(options.record, {f"{options.name}-{options.weights.stem}-{options.batch_norm}": record})

@@ -10,12 +10,13 @@ images answer beside them. --record keeps the outcome for `dcgan results`.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from pathlib import Path
 
 import torch
 
-from benchmarks.common import machine, print_result
+from benchmarks.common import command, machine, print_result
 from benchmarks.extractor import row
 from dcgan_core.artifacts import now
 from dcgan_core.config import LabelledSet
@@ -26,6 +27,8 @@ from dcgan_core.evaluate.sample_neighbours import of_images, of_samples
 from dcgan_core.models.sampling import chosen_device
 from dcgan_core.models.weights import load_model
 from dcgan_core.storage import sha256_of_file
+
+_UNSAID = ("--record", "--note", "--trained-on", "--images-seen")
 
 
 def main() -> None:
@@ -65,7 +68,6 @@ def main() -> None:
     where = torch.cuda.get_device_name() if device.startswith("cuda") else machine()
     sha256 = sha256_of_file(options.generator)
     if options.record:
-        given = f" --train {options.train.name}" if options.train else ""
         record = Record(
             set=options.name,
             protocol="mnist-nn",
@@ -80,8 +82,7 @@ def main() -> None:
             updates="",
             machine=where,
             date=now()[:10],
-            command=f"python -m benchmarks.nearest_samples {options.generator.name} --test "
-            f"{options.test.name}{given} --counts {' '.join(map(str, options.counts))}",
+            command=command("benchmarks.nearest_samples", sys.argv[1:], _UNSAID),
             note=options.note,
         )
         keep(options.record, {f"{options.name}-{sha256[:8]}-{max(options.counts)}": record})

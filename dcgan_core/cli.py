@@ -628,17 +628,17 @@ def _scores(store: Store, stage: Stage) -> Table | str:
 
 
 def _quality(store: Store, stage: Stage) -> Table | None:
-    from dcgan_core.evaluate.score_table import quality_lines
+    from dcgan_core.evaluate.score_table import QUALITY_HEAD, quality_lines
 
     manifest = read_manifest(store, stage.address)
     lines = quality_lines(store, manifest) if manifest else []
     if not lines:
         return None
     table = _table()
-    for column, heading in enumerate(("generator", "samples", "real images", "compared")):
+    for column, heading in enumerate(QUALITY_HEAD[:-1]):
         table.add_column(heading, justify="right" if column in (1, 2) else "left", overflow="fold")
     for line in lines:
-        table.add_row(*map(escape, (line.title, line.value, line.real, line.compared)))
+        table.add_row(*map(escape, line.cells[:-1]))
     return table
 
 

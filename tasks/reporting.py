@@ -22,7 +22,7 @@ from prefect.logging import get_run_logger
 
 from dcgan_core.artifacts import Manifest, PartFile, read_manifest, read_part
 from dcgan_core.evaluate.published import aligned
-from dcgan_core.evaluate.score_table import HEAD, NUMBERS, score_lines
+from dcgan_core.evaluate.score_table import HEAD, NUMBERS, QUALITY_HEAD, quality_lines, score_lines
 from dcgan_core.images import data_uri
 from dcgan_core.progress import Pace, in_words
 from dcgan_core.stage import Artifact, Stage
@@ -136,6 +136,13 @@ def publish(stage: Stage, store: Store, artifact: Artifact) -> None:
         create_table_artifact(lines, key="scores-table", description="accuracy on the test images")
         for line in scores_in_words(store, manifest):
             get_run_logger().info(line)
+    if stage.artifact == "quality":
+        figures = [
+            dict(zip(QUALITY_HEAD, line.cells, strict=True)) for line in quality_lines(store, manifest)
+        ]
+        create_table_artifact(figures, key="quality-table", description="the generator's samples")
+        for line in quality_lines(store, manifest):
+            get_run_logger().info(f"{line.title}: {line.value}")
     if stage.artifact in _PAGES:  # a link, no copy: pictures outside the root would outlive their takedown
         page = store.uri(artifact.address.part_path("index.html"))
         link = page if "://" in page else Path(page).absolute().as_uri()
@@ -154,6 +161,9 @@ def _summary(store: Store, manifest: Manifest, artifact: Artifact) -> str:
     if manifest.artifact == "scores":
         table = [HEAD, *(line.cells for line in score_lines(store, manifest))]
         lines += ["", aligned(table, right=NUMBERS)]
+    elif manifest.artifact == "quality":
+        table = [QUALITY_HEAD, *(line.cells for line in quality_lines(store, manifest))]
+        lines += ["", aligned(table, right=(1, 2))]
     else:
         lines += [f"- {name}: {value}" for name, value in manifest.metrics.items()]
     provenance = manifest.provenance

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from dcgan_core.errors import FeaturesUnusable
 from dcgan_core.evaluate.nearest import NearestNeighbours
+from dcgan_core.progress import Progress, silent
 
+_BLOCK = 4096
 _FEWEST_IN_CELL = 20  # of samples, as in the paper
 
 _Distances = NDArray[np.float64]
@@ -51,6 +53,7 @@ def memorisation(
     centres: Tensor | None = None,
     device: torch.device | str = "cpu",
     quick: bool = False,
+    progress: Progress = silent,
 ) -> Memorisation:
     """Compare distances to the nearest training image, in the space of what is given.
 
@@ -64,9 +67,9 @@ def memorisation(
     for what, images in (("generated", generated), ("training", training), ("held-out", held_out)):
         if not len(images):
             raise FeaturesUnusable(f"{what} images", "there are none", "give some")
-    to_training = _nearest(generated, training, device, quick)
+    to_training = _nearest(generated, training, device, quick, progress)
     distance_M = to_training.distance_Q.cpu().numpy()
-    held_out_N = _nearest(held_out, training, device, quick).distance_Q.cpu().numpy()
+    held_out_N = _nearest(held_out, training, device, quick, progress).distance_Q.cpu().numpy()
     cells_M, cells_N = np.zeros(len(generated), np.int64), np.zeros(len(held_out), np.int64)
     if centres is not None:
         cells_M, cells_N = (
@@ -85,9 +88,13 @@ def memorisation(
     )
 
 
-def _nearest(queries: Tensor, points: Tensor, device: torch.device | str, quick: bool) -> NearestNeighbours:
+def _nearest(
+    queries: Tensor, points: Tensor, device: torch.device | str, quick: bool, progress: Progress = silent
+) -> NearestNeighbours:
     search = NearestNeighbours(queries, device=device, quick=quick)
-    search.update(points)
+    for block in points.split(_BLOCK):
+        search.update(block)
+        progress(search.seen, len(points), f"{len(queries):,} images beside {search.seen:,} training images")
     return search
 
 

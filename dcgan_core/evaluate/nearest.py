@@ -14,6 +14,7 @@ from dcgan_core.evaluate.moments import checked
 from dcgan_core.progress import Progress, silent
 
 _BLOCK = 4096
+_NORMS = 512
 _HALF = 128  # taken from bytes, so that none is larger than 128
 _EXACT_COLUMNS = 1024  # as many products of two such fit into the 24 bits in which float32 is exact
 _INT32_COLUMNS = 33_000  # as many squared differences of bytes fit into 31 bits
@@ -82,7 +83,8 @@ class NearestNeighbours:
     def _norms(self, x_BF: Tensor) -> Tensor:
         if not self._bytes:
             return x_BF.square().sum(1)
-        return x_BF.double().square().sum(1).to(self._whole)
+        blocks = x_BF.split(_NORMS) or (x_BF,)  # in float64, of which all rows would be much memory
+        return torch.cat([block.double().square().sum(1) for block in blocks]).to(self._whole)
 
     @property
     def _whole(self) -> torch.dtype:

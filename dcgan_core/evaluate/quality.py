@@ -120,7 +120,8 @@ def pixels(
     hoped: dict[int, float] = {}
     if training is not None:
         within = [mark for mark in marks if mark <= len(training)]
-        points = distance_curve(real, training.split(4096), within, device=device) if within else []
+        batches = training.split(4096)
+        points = distance_curve(real, batches, within, device=device, progress=progress) if within else []
         hoped = {point.samples: point.value for point in points}
     values = [
         Value(f"nearest_sample_distance_{point.samples}", point.value, point.error, hoped.get(point.samples))
@@ -140,9 +141,10 @@ def copying(
     features: Callable[[Tensor], Tensor] | None = None,
     *,
     device: str = "cpu",
+    progress: Progress = silent,
 ) -> Measured:
     """Whether samples are nearer to training images than unseen images are, in pixels and in features."""
-    found = memorisation(samples, training, unseen, device=device)
+    found = memorisation(samples, training, unseen, device=device, progress=progress)
     values = _copying_values("pixels", found)
     if features is not None:
         three = [features(each) for each in (samples, training, unseen)]

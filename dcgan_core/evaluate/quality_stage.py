@@ -35,8 +35,13 @@ if TYPE_CHECKING:
 _CLASSIFIER, _REAL_INCEPTION = "trained classifier", "real images in Inception"
 _MOST_TRAINING = 50_000
 """Training images, drawn by seed, that the nearest one of a sample is sought among."""
+_EPOCHS, _LEAST_STEPS = 10, 300
+"""Of the classifier; small sets are gone through more often."""
 _SHOWN = 12
+_BLOCK = 4096
 _CACHE = Path("~/.cache/dcgan/weights")
+_DRAWS = {"pixels": 2, "memorisation": 3, "classifier": 4, "inception": 5}
+"""What else than the samples is random in a measure, as a part of its seed: not its place among others."""
 
 
 class _Wanted(NamedTuple):
@@ -54,6 +59,7 @@ class Quality(OverSets):
     artifact: ClassVar[str] = "quality"
     version: ClassVar[int] = 1
     unit: ClassVar[str] = "measures"
+    whole_machine: ClassVar[bool] = True
 
     held_out: int = 0
     """Images at the end of the shards that training has not seen."""
@@ -70,40 +76,35 @@ class Quality(OverSets):
             )
         return {
             "measures": list(self.config.quality),
-            "set": self._set_identity,
+            "set": self._of_set,
             "inception_sha256": self._inception_sha256,
         }
 
     def plan(self, store: Store) -> Sequence[Part]:
-        train, shards = (self.input_manifest(store, name).content for name in ("train", "shards"))
-        wanted = self.config.quality
+        train, shards = (self.input_manifest(store, name) for name in ("train", "shards"))
+        # Real images turn grey where the net is: the net that is judged says no more to these two.
+        seen = (self.settings(), self.size, train.config["spec"]["channels"])
         parts: list[Part] = []
         classifier = inception = None
-        of_set = [self._set_identity, self.size, self.config.identity(*OF_IMAGES)]
-        if "classifier" in wanted:
+        if "classifier" in self.config.quality:
             classifier = len(parts)
-            parts.append(Part(classifier, self.key_of(_CLASSIFIER, *of_set), _Wanted(_CLASSIFIER)))
-        if "inception" in wanted:
+            parts.append(
+                Part(classifier, self.key_of(_CLASSIFIER, *seen, self._of_set), _Wanted(_CLASSIFIER))
+            )
+        if "inception" in self.config.quality:
             inception = len(parts)
-            about = (
-                _REAL_INCEPTION,
-                shards,
-                self.size,
-                self.held_out,
-                self.settings(),
-                self._inception_sha256,
-            )
-            parts.append(Part(inception, self.key_of(*about), _Wanted(_REAL_INCEPTION)))
+            about = (shards.content, self.held_out, self._inception_sha256)
+            key = self.key_of(_REAL_INCEPTION, *seen, *about)
+            parts.append(Part(inception, key, _Wanted(_REAL_INCEPTION)))
         before = len(parts)
-        for measure in wanted:
-            asked = _Wanted(
-                measure,
-                classifier if measure in ("classifier", "memorisation") else None,
-                inception if measure == "inception" else None,
-            )
-            read = [parts[at].key for at in asked[1:] if at is not None]
-            key = self.key_of(measure, train, shards, self.held_out, self.settings(), *of_set, read)
-            parts.append(Part(len(parts), key, asked, wave=1 if before else 0))
+        images = (shards.content, self.held_out, self._of_set)
+        for measure in self.config.quality:
+            in_classifier = measure in ("classifier", "memorisation")
+            read = (classifier if in_classifier else None, inception if measure == "inception" else None)
+            about = images if measure in ("pixels", "memorisation") else ()
+            keys = [parts[at].key for at in read if at is not None]
+            key = self.key_of(measure, train.content, *seen, *about, keys)
+            parts.append(Part(len(parts), key, _Wanted(measure, *read), wave=1 if before else 0))
         return parts
 
     def work(self, store: Store, part: Part, progress: Progress) -> Receipt:
@@ -128,11 +129,16 @@ class Quality(OverSets):
         return next((spec for spec in self.config.sets if spec.name == self.config.quality_set), None)
 
     @property
-    def _set_identity(self) -> Json:
+    def _of_set(self) -> Json:
+        """The named set and which of its images are used; None where none is named."""
         from dcgan_core.evaluate.datasets import identity
 
         spec = self._set
-        return None if spec is None else {"kind": spec.kind, **identity(spec)}
+        return (
+            None
+            if spec is None
+            else [{"kind": spec.kind, **identity(spec)}, self.config.identity(*OF_IMAGES)]
+        )
 
     @property
     def _inception_sha256(self) -> str | None:
@@ -144,40 +150,62 @@ class Quality(OverSets):
         return weights_sha256(self.config.inception_weights or "", self.config.inception_weights_sha256)
 
     def _measure(self, store: Store, part: Part, wanted: _Wanted, progress: Progress) -> Receipt:
+        model = self._model(store)
+        samples = self._samples(model, progress)  # the same for all measures
+        measures = {
+            "pixels": self._pixels,
+            "memorisation": self._memorisation,
+            "classifier": self._in_classifier,
+            "inception": self._in_inception,
+        }
+        found, more = measures[wanted.what](store, part, model, samples, progress)
+        return self._receipt(store, part, wanted.what, found, more)
+
+    def _pixels(
+        self, store: Store, part: Part, model: Model, samples: Tensor, progress: Progress
+    ) -> tuple[Measured, list[PartFile]]:
         from dcgan_core.evaluate import quality
 
-        model = self._model(store)
-        # All measures see the same samples; what else is random differs from them and from each other's.
-        rng = np.random.default_rng([self.seed, part.index])
-        samples = self._samples(model, progress)
-        more: list[PartFile] = []
-        if wanted.what == "pixels":
-            unseen = self._unseen(store, model)
-            many = len(samples)
-            training = self._training(store, model, many)
-            real = training[:many] if unseen is None else unseen[:many]
-            hoped = None if unseen is None else training
-            found = quality.pixels(samples, real, hoped, device=self.device, progress=progress)
-        elif wanted.what == "memorisation":
-            unseen, training = self._unseen(store, model), self._training(store, model, _MOST_TRAINING)
-            assert unseen is not None  # the address could not have been made
-            net = None if wanted.classifier is None else self._classifier(store, wanted.classifier)[0]
-            features = None if net is None else (lambda pixels: quality.features_of(net, pixels))
-            progress(0, 1, f"comparing with {len(training):,} training images")
-            unseen = unseen[: self.config.quality_samples]
-            found = quality.copying(samples, training, unseen, features, device=self.device)
-            more = [self._closest(store, part.index, found, samples, training)]
-        elif wanted.what == "classifier":
-            assert wanted.classifier is not None
-            net, real, accuracy = self._classifier(store, wanted.classifier)
-            found = quality.in_classifier(net, quality.batches_of(samples), real, accuracy, rng)
-        else:
-            assert wanted.inception is not None
-            real = self._features(store, wanted.inception, _REAL_INCEPTION)
-            net = self._inception()
-            batches = _told(quality.batches_of(samples, 64), len(samples), progress)
-            found = quality.in_inception(net, batches, real, rng)
-        return self._receipt(store, part, wanted.what, found, more)
+        many, unseen = len(samples), self._unseen(store, model)
+        training = self._training(store, model, many)
+        real = training[:many] if unseen is None else unseen[:many]
+        hoped = None if unseen is None else training
+        return quality.pixels(samples, real, hoped, device=self.device, progress=progress), []
+
+    def _memorisation(
+        self, store: Store, part: Part, model: Model, samples: Tensor, progress: Progress
+    ) -> tuple[Measured, list[PartFile]]:
+        from dcgan_core.evaluate import quality
+
+        unseen, training = self._unseen(store, model), self._training(store, model, _MOST_TRAINING)
+        assert unseen is not None  # the address could not have been made
+        at: int | None = part.payload.classifier
+        net = None if at is None else self._classifier(store, at)[0]
+        features = None if net is None else (lambda pixels: quality.features_of(net, pixels))
+        unseen = unseen[: self.config.quality_samples]
+        found = quality.copying(samples, training, unseen, features, device=self.device, progress=progress)
+        return found, [self._closest(store, part.index, found, samples, training)]
+
+    def _in_classifier(
+        self, store: Store, part: Part, model: Model, samples: Tensor, progress: Progress
+    ) -> tuple[Measured, list[PartFile]]:
+        from dcgan_core.evaluate import quality
+
+        net, real, accuracy = self._classifier(store, part.payload.classifier)
+        batches = _told(quality.batches_of(samples), len(samples), progress)
+        return quality.in_classifier(net, batches, real, accuracy, self._random("classifier")), []
+
+    def _in_inception(
+        self, store: Store, part: Part, model: Model, samples: Tensor, progress: Progress
+    ) -> tuple[Measured, list[PartFile]]:
+        from dcgan_core.evaluate import quality
+
+        real = self._features(store, part.payload.inception, _REAL_INCEPTION)
+        batches = _told(quality.batches_of(samples, 64), len(samples), progress)
+        return quality.in_inception(self._inception(), batches, real, self._random("inception")), []
+
+    def _random(self, what: str) -> np.random.Generator:
+        return np.random.default_rng([self.seed, _DRAWS[what]])
 
     def _receipt(
         self, store: Store, part: Part, what: str, found: Measured, more: Sequence[PartFile]
@@ -206,14 +234,16 @@ class Quality(OverSets):
         spec = self._set
         assert spec is not None  # the configuration says so
         data = self.load(spec)
+        channels = self.input_manifest(store, "train").config["spec"]["channels"]
         net = trained_classifier(
-            data.train_images_NHW3,
+            _as_seen(data.train_images_NHW3, channels),
             data.train_labels_N,
             seed=self.seed,
+            epochs=max(_EPOCHS, -(-_LEAST_STEPS // max(1, len(data.train_labels_N) // 128))),
             device=self.device,
             progress=progress,
         )
-        test = data.test_images_NHW3[: self.config.quality_samples]
+        test = _as_seen(data.test_images_NHW3[: self.config.quality_samples], channels)
         said = classifier_logits(net, test).argmax(1).cpu().numpy()
         accuracy = float((said == data.test_labels_N[: len(test)]).mean())
         pixels = torch.from_numpy(np.ascontiguousarray(test.transpose(0, 3, 1, 2)))
@@ -328,8 +358,24 @@ def _as_drawn(pixels_N3SS: np.ndarray, model: Model) -> Tensor:
 
     from dcgan_core.models.inputs import grey_bytes
 
-    pixels = torch.from_numpy(np.ascontiguousarray(pixels_N3SS))
-    return grey_bytes(pixels, model.spec.channels)
+    pixels = torch.from_numpy(pixels_N3SS)
+    if not len(pixels):
+        return pixels[:, : model.spec.channels].contiguous()
+    blocks = pixels.split(_BLOCK)  # grey goes by way of float32
+    return torch.cat([grey_bytes(block.contiguous(), model.spec.channels) for block in blocks])
+
+
+def _as_seen(images_NHW3: np.ndarray, channels: int) -> np.ndarray:
+    """Images for the classifier: all three channels the same where the generator draws grey."""
+    import torch
+
+    from dcgan_core.models.inputs import grey_bytes
+
+    if channels != 1:
+        return images_NHW3
+    blocks = torch.from_numpy(images_NHW3).permute(0, 3, 1, 2).split(_BLOCK)
+    grey_N1HW = torch.cat([grey_bytes(block, 1) for block in blocks])
+    return grey_N1HW.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def _told(batches: Any, total: int, progress: Progress) -> Any:

@@ -35,10 +35,15 @@ ERRORS: frozenset[Table] = frozenset({"svhn-1000", "mnist-nn-50k", "mnist-nn-10m
 
 HEAD = """# Results
 
-Made by `dcgan results` from the records in `docs/results/`; not edited by hand. Figures are percent. `±` is
-the standard deviation over folds or draws (a published row may mean something else: its note says so). "not
-run": a published row that nobody has replicated here.
+Made by `dcgan results` from the records in `docs/results/`; not edited by hand. Accuracies and errors are
+percent; `±` is their standard deviation over folds or draws (a published row may mean something else: its
+note says so). "not run": a published row that nobody has replicated here.
 """
+
+
+_READ_AS = """What each figure means: `docs/quality.md`. `±` is the standard error of nearest-sample
+distances, the standard deviation over subsets of kernel distances, and over parts of the Inception score. Under
+"real images" copied and nearer share have what is expected of a generator that does not copy."""
 
 
 @dataclass(frozen=True)
@@ -159,15 +164,15 @@ def _others(others: Sequence[tuple[int, Record, dict[str, Any]]]) -> str:
 
 
 def _generators(drawn: Sequence[tuple[int, Measures]]) -> str:
-    head = ("figure", "samples", "real images", "compared", "run")
+    head = ("figure", "net", "samples", "real images", "compared", "run")
     lines = [
-        (line.title, line.value, line.real, line.compared, f"[{number}]")
+        (line.title, record.net, line.value, line.real, line.compared, f"[{number}]")
         for number, record in drawn
         for measure in record.measures
         for line in measure_lines(measure)
     ]
-    table = aligned([head, *lines], right=(1, 2))
-    return f"## Generators\n\nWhat each figure means: `docs/quality.md`.\n\n{table}"
+    table = aligned([head, *lines], right=(2, 3))
+    return f"## Generators\n\n{_READ_AS}\n\n{table}"
 
 
 def _title(table: Table) -> str:

@@ -71,6 +71,10 @@ def score_lines(store: Store, scores: Manifest) -> list[ScoreLine]:
     return sorted(found, key=lambda line: (places[line.set,], places[line.set, line.protocol]))
 
 
+QUALITY_HEAD: tuple[str, ...] = ("generator", "samples", "real images", "compared", "meaning")
+"""What the cells of a line about samples are."""
+
+
 @dataclass(frozen=True)
 class QualityLine:
     """A figure of the generator's samples, in words."""
@@ -82,6 +86,11 @@ class QualityLine:
     meaning: str
     compared: str
     """How many images of which kind."""
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """In the order of ``QUALITY_HEAD``."""
+        return self.title, self.value, self.real, self.compared, self.meaning
 
 
 def quality_lines(store: Store, quality: Manifest) -> list[QualityLine]:
@@ -95,9 +104,7 @@ def quality_lines(store: Store, quality: Manifest) -> list[QualityLine]:
 
 def measure_lines(measure: Mapping[str, Any]) -> list[QualityLine]:
     """The lines of one measure as its file holds it."""
-    images = {**measure["images"]}
-    words = [f"{images.pop('samples'):,} samples"]
-    words += [f"{count:,} {_OF_IMAGES[what]}" for what, count in images.items()]
+    words = [f"{count:,} {OF_IMAGES[what]}" for what, count in measure["images"].items()]
     return [
         QualityLine(
             title=value["title"],
@@ -110,7 +117,13 @@ def measure_lines(measure: Mapping[str, Any]) -> list[QualityLine]:
     ]
 
 
-_OF_IMAGES = {"real": "real images", "training": "training images", "unseen": "unseen images"}
+OF_IMAGES = {
+    "samples": "samples",
+    "real": "real images",
+    "training": "training images",
+    "unseen": "unseen images",
+}
+"""What images of a measure are called."""
 
 
 def _figure(value: float | None, error: float | None = None) -> str:

@@ -103,7 +103,9 @@ class Scores(OverSets):
                     for part in manifest.parts
                     if (part.metrics["set"], part.metrics["net"]) == (spec.name, NAMES.get(kind, kind))
                 ]
-                net = {"supervised": train.config["spec"], "samples": train.content}.get(kind)
+                built = train.config["spec"]
+                nets = {"supervised": built, "samples": train.content, "images": built["channels"]}
+                net = nets.get(kind)
                 key = self.key_of(*about, fields, learned, net)
                 parts.append(Part(len(parts), key, (spec, kind)))
         return parts

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 TRAINED, UNTRAINED = "discriminator", "untrained discriminator"
 _ROWS = 8192
 """Rows of a part: half a gigabyte of the widest features, in float16."""
-_CALIBRATION = 12_800
+CALIBRATION = 12_800
 """Training images whose batches give batch norm its statistics."""
 OF_IMAGES = ("max_train", "max_test", "test_share")
 """Fields that decide which images of a set are used."""
@@ -221,7 +221,7 @@ class Features(OverSets):
         if key not in _PREPARED:
             model = load_trained(store, manifest)
             net = model.discriminator if wanted.net == TRAINED else build(model.spec, self.seed)[1]
-            images_NHW3 = self.load(wanted.spec).train_images_NHW3[:_CALIBRATION]
+            images_NHW3 = self.load(wanted.spec).train_images_NHW3[:CALIBRATION]
             batches = calibration_batches(net, images_NHW3)
             _PREPARED.clear()
             mode = self.config.batch_norm

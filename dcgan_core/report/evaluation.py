@@ -7,7 +7,7 @@ from typing import Any
 
 from dcgan_core.artifacts import Manifest, read_part
 from dcgan_core.config import PipelineConfig
-from dcgan_core.evaluate.score_table import measure_lines
+from dcgan_core.evaluate.score_table import OF_IMAGES, measure_lines
 from dcgan_core.report.content import Confusion, Quality, QualityRow, ScoredSet, ScoreRow
 from dcgan_core.report.examples import sheet_picture
 from dcgan_core.storage import Store
@@ -17,12 +17,6 @@ LEARNED = "discriminator"
 
 _SMALL_TEST = 200
 _FEW_SAMPLES = 10_000
-_OF_IMAGES = {
-    "samples": "samples",
-    "real": "real images",
-    "training": "training images",
-    "unseen": "unseen images",
-}
 
 
 def scored_sets(store: Store, scores: Manifest | None, config: PipelineConfig) -> tuple[ScoredSet, ...]:
@@ -92,11 +86,16 @@ def quality(store: Store, manifest: Manifest | None) -> Quality | None:
             "The real images of the nearest-sample distances are training images, so learning by heart "
             "lowers them: hold images out (train.held_out), or name a labelled set (evaluate.quality_set)."
         )
+    if measures[0]["unseen"] not in ("", "train.held_out"):
+        notes.append(
+            f"The test images of {measures[0]['unseen']} count as unseen: that is so if none of them was "
+            "among the photos the generator was trained on."
+        )
     if counts["samples"] < _FEW_SAMPLES:
         notes.append(f"Figures of {counts['samples']:,} samples; they change with the number of samples.")
     return Quality(
         rows=tuple(rows),
-        about=" · ".join(f"{count:,} {_OF_IMAGES[what]}" for what, count in counts.items()),
+        about=" · ".join(f"{count:,} {OF_IMAGES[what]}" for what, count in counts.items()),
         closest=sheet_picture(store, manifest, pictures[0], alt) if pictures else None,
         notes=tuple(notes),
     )

@@ -102,6 +102,19 @@ def test_a_changed_key_changes_its_stage_and_those_that_depend_on_it(
 
 @pytest.mark.parametrize(
     ("key", "value"),
+    [("evaluate.max_test", 59), ("evaluate.max_train", 99), ("evaluate.test_share", 0.5)],
+)
+def test_what_decides_the_images_of_the_named_set_changes_the_measures(
+    key: str, value: Any, tiny: Tiny
+) -> None:
+    named = {"evaluate__quality_set": "digits"}
+    before, after = addresses(tiny, **named), addresses(tiny, **named, **{key: value})
+    assert before["quality"] != after["quality"]
+    assert addresses(tiny)["quality"] == addresses(tiny, **{key: value})["quality"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
     [
         ("scrape.contact", "somebody@example.org"),
         ("scrape.download", True),

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from dcgan_core.errors import ConfigError
 from dcgan_core.evaluate.distances import inception_distances
@@ -27,32 +26,12 @@ from tests.core.evaluate.sets import images
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    peer = pytest.importorskip(
-        "torch_fidelity.feature_extractor_inceptionv3", reason="torch-fidelity is not installed"
-    )
-
-    class Untrained(peer.FeatureExtractorInceptionV3):
-        def load_state_dict(self, *_: Any, **__: Any) -> None:
-            """Keep the weights it was made with."""
-
-    folder = tmp_path_factory.mktemp("weights")
-    torch.save({}, folder / "none.pth")
-    net = Untrained("untrained", ["2048"], feature_extractor_weights_path=str(folder / "none.pth"))
-    random = torch.Generator().manual_seed(0)
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_normal_(module.weight, generator=random)
-    torch.save(net.state_dict(), folder / "inception.pth")
-    return folder / "inception.pth"
+def inception(inception_weights: Path) -> Inception:
+    cache = inception_weights.parent / "cache"
+    return load_inception(str(inception_weights), sha256_of_file(inception_weights), cache)
 
 
-@pytest.fixture(scope="module")
-def inception(weights: Path) -> Inception:
-    return load_inception(str(weights), sha256_of_file(weights), weights.parent / "cache")
-
-
-def test_distances_are_those_of_torch_fidelity(weights: Path, inception: Inception) -> None:
+def test_distances_are_those_of_torch_fidelity(inception_weights: Path, inception: Inception) -> None:
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
     from torch_fidelity.metric_isc import isc_features_to_metric
@@ -62,7 +41,9 @@ def test_distances_are_those_of_torch_fidelity(weights: Path, inception: Incepti
     sets = [torch.from_numpy(images(12, 4, seed)).permute(0, 3, 1, 2) for seed in (1, 2)]
     sets[1] = sets[1] // 3
     peer = FeatureExtractorInceptionV3(
-        "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(weights)
+        "inception-v3-compat",
+        ["2048", "logits_unbiased"],
+        feature_extractor_weights_path=str(inception_weights),
     )
     theirs = [peer(each) for each in sets]
     summaries, logits = [], []
@@ -99,8 +80,10 @@ def moments_of(features: torch.Tensor) -> Moments:
     return found
 
 
-def test_it_says_which_weights_it_has_and_takes_bytes_only(weights: Path, inception: Inception) -> None:
-    assert inception.sha256 == sha256_of_file(weights)
+def test_it_says_which_weights_it_has_and_takes_bytes_only(
+    inception_weights: Path, inception: Inception
+) -> None:
+    assert inception.sha256 == sha256_of_file(inception_weights)
     with pytest.raises(ConfigError, match=r"takes uint8 images \(N, 3, H, W\), not torch.float32"):
         inception(torch.zeros(1, 3, 8, 8))
     with pytest.raises(ConfigError, match=r"\(1, 8, 8, 3\)"):

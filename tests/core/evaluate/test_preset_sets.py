@@ -14,7 +14,8 @@ from dcgan_core.cli import app
 from dcgan_core.config import EvaluateConfig, LabelledSet, ScrapeConfig, load_config
 from dcgan_core.errors import ConfigError
 from dcgan_core.evaluate import contest
-from dcgan_core.evaluate.stage import OverSets
+from dcgan_core.evaluate.scores import Scores
+from dcgan_core.evaluate.stage import Features
 from dcgan_core.images import encode_png
 from dcgan_core.pipeline import Pipeline, load_pipeline
 from dcgan_core.storage import Store
@@ -33,7 +34,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 def sets_of(pipeline: Pipeline) -> list[tuple[LabelledSet, ...]]:
-    return [stage.config.sets for stage in pipeline.stages if isinstance(stage, OverSets)]
+    return [stage.config.sets for stage in pipeline.stages if isinstance(stage, Features | Scores)]
 
 
 @pytest.mark.parametrize(
@@ -42,14 +43,15 @@ def sets_of(pipeline: Pipeline) -> list[tuple[LabelledSet, ...]]:
         ("imagenet32", "cifar10", "cifar10", 50_000, 10_000, {"untrained", "pixels", "kmeans"}),
         ("cifar32", "cifar10", "cifar10", 50_000, 10_000, {"untrained", "pixels", "kmeans"}),
         ("svhn32", "svhn", "svhn", 73_257, 26_032, {"untrained", "pixels", "knn"}),
-        ("mnist28", "mnist", "labelled", 10_000, 10_000, {"untrained", "pixels"}),
+        ("mnist28", "mnist", "labelled", 60_000, 10_000, {"untrained", "pixels"}),
     ],
 )
 def test_the_papers_nets_are_judged_by_the_papers_protocols(
     preset: str, kind: str, protocol: str, max_train: int, max_test: int, baselines: set[str]
 ) -> None:
     config = load_config(preset).evaluate
-    (chosen,) = config.sets
+    chosen, *more = config.sets
+    assert [each.protocol for each in more] == (["mnist-nn"] if preset == "mnist28" else [])
     assert (chosen.kind, chosen.protocol) == (kind, protocol)
     assert (config.max_train, config.max_test) == (max_train, max_test)
     assert set(config.baselines) == baselines

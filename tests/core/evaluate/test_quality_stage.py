@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
-from dcgan_core.artifacts import Manifest, read_manifest, read_part
+from dcgan_core.artifacts import Manifest, all_manifests, read_manifest, read_part
 from dcgan_core.backend import LocalBackend
 from dcgan_core.errors import ConfigError
 from dcgan_core.evaluate.diversity import mean_pairwise_distance
+from dcgan_core.evaluate.inception import load_inception
 from dcgan_core.evaluate.quality import TITLES
+from dcgan_core.evaluate.summary import Summary
 from dcgan_core.models.sampling import pixels_in_batches
 from dcgan_core.models.weights import load_trained
 from dcgan_core.pipeline import load_pipeline
@@ -68,7 +71,7 @@ def test_every_measure_with_a_labelled_set(tiny: Tiny, finished_store: Store) ->
     assert {name for name in TITLES if name.startswith(("classifier_", "pixels_"))} <= names
     assert bodies["memorisation"]["images"]["unseen"] == 60
     assert bodies["pixels"]["values"][0]["real"] is None, "there are fewer training images than samples"
-    assert manifest.metrics["classifier_accuracy"] > 0.2
+    assert manifest.metrics["classifier_accuracy"] > 0.5, "of 10 classes of digits, after 10 epochs"
     assert all(np.isfinite(value) for value in manifest.metrics.values())
     (closest,) = manifest.named("closest-")
     picture = Image.open(io.BytesIO(read_part(finished_store, manifest.address, closest)))
@@ -97,6 +100,60 @@ def test_the_real_side_is_not_made_again_for_another_net(tiny: Tiny, finished_st
     assert after.parts[0].files == before.parts[0].files
     assert after.metrics["classifier_accuracy"] == before.metrics["classifier_accuracy"]
     assert after.metrics != before.metrics
+
+
+def test_a_measure_is_the_same_whatever_else_is_measured(tiny: Tiny, finished_store: Store) -> None:
+    _, together = measured(tiny, finished_store, **WITH_SET)
+    for measure in ("classifier", "memorisation"):
+        remove_all(finished_store)
+        _, alone = measured(tiny, finished_store, quality_set="digits", quality=[measure])
+        found, before = (
+            {value["name"]: value["value"] for value in body[measure]["values"]} for body in (alone, together)
+        )
+        assert {name: before[name] for name in found if name in before} == {
+            name: pytest.approx(value, rel=1e-6) for name, value in found.items() if name in before
+        }
+
+
+def remove_all(store: Store) -> None:
+    for manifest in all_manifests(store, "quality"):
+        store.delete(manifest.address.path)
+
+
+def test_inceptions_figures_come_from_the_users_file_and_the_real_side_is_kept(
+    tiny: Tiny, finished_store: Store, inception_weights: Path
+) -> None:
+    asked = {"quality": ["inception"], "inception_weights": str(inception_weights)}
+    manifest, bodies = measured(tiny, finished_store, **asked)
+    assert bodies["inception"]["images"]["samples"] == 100
+    assert {"fid", "kid", "precision", "recall", "inception_score"} <= manifest.metrics.keys()
+    assert all(np.isfinite(value) for value in manifest.metrics.values())
+    (real,) = manifest.named("real-")
+    *_, stage = load_pipeline(
+        tiny.preset, tiny.changed(**{f"evaluate__{k}": v for k, v in asked.items()}), upto="evaluate"
+    ).of("evaluate")
+    model = load_trained(finished_store, stage.input_manifest(finished_store, "train"))
+    shards = open_shards(finished_store, stage.input_manifest(finished_store, "shards"), model.spec.size)
+    net = load_inception(str(inception_weights), None, inception_weights.parent / "cache")
+    images = torch.from_numpy(np.ascontiguousarray(shards.pixels(np.arange(len(shards)))))
+    summary = Summary.from_bytes(read_part(finished_store, manifest.address, real), "real images")
+    torch.testing.assert_close(summary.kept_NF, net(images)[0], rtol=1e-4, atol=1e-4)
+
+
+def test_a_grey_net_is_compared_with_grey_images(tiny: Tiny, finished_store: Store) -> None:
+    overrides = tiny.changed(
+        train__channels=1,
+        evaluate__sets=["lfw"],
+        evaluate__quality=["pixels", "classifier", "memorisation"],
+        evaluate__quality_set="lfw",
+    )
+    stages = load_pipeline(tiny.preset, overrides, upto="evaluate").stages
+    for stage in stages:
+        run(stage, finished_store, LocalBackend(1))
+    manifest = read_manifest(finished_store, stages[-1].address)
+    assert manifest
+    assert manifest.counts == {"measures": 3}
+    assert all(np.isfinite(value) for value in manifest.metrics.values())
 
 
 @pytest.mark.parametrize(

@@ -150,14 +150,15 @@ def test_a_generators_figures_stand_beside_those_of_real_images() -> None:
     text = page([CIFAR, GENERATOR])
     section = text[text.index("## Generators") : text.index("## Runs")]
     first, second = (line for line in section.splitlines() if "[2]" in line)
-    assert [cell.strip() for cell in first.split("|")][1:6] == [
+    assert [cell.strip() for cell in first.split("|")][1:7] == [
         "Distance to the nearest of 10,000 samples",
+        "svhn32",
         "12.35 ± 0.031",
         "11.5",
         "10,000 samples, 900 unseen images",
         "[2]",
     ]
-    assert [cell.strip() for cell in second.split("|")][2:4] == ["0.5", ""]
+    assert [cell.strip() for cell in second.split("|")][3:5] == ["0.5", ""]
     assert "## Generators" not in page([CIFAR])
 
 
