@@ -42,8 +42,8 @@ note says so). "not run": a published row that nobody has replicated here.
 
 
 _READ_AS = """What each figure means: `docs/quality.md`. `±` is the standard error of nearest-sample
-distances, the standard deviation over subsets of kernel distances, and over parts of the Inception score. Under
-"real images" copied and nearer share have what is expected of a generator that does not copy."""
+distances, the standard deviation over subsets of kernel distances, and over parts of the Inception score.
+Under "real images" copied and nearer share have what is expected of a generator that does not copy."""
 
 
 @dataclass(frozen=True)
