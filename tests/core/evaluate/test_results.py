@@ -189,3 +189,8 @@ def test_records_survive_their_files_and_what_is_none_is_named(tmp_path: Path) -
     (tmp_path / "stray.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"stray.json is no record"):
         page_of(tmp_path)
+
+
+def test_the_page_in_the_repository_is_that_of_its_records() -> None:
+    docs = Path(__file__).parents[3] / "docs"
+    assert (docs / "results.md").read_text("utf-8") == page_of(docs / "results"), "run: dcgan results"
