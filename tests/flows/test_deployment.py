@@ -154,7 +154,8 @@ def test_more_baselines_are_judged_beside_what_was_and_shown_as_a_table(up: Up, 
     more = {"evaluate__baselines": ["untrained", "pixels", "knn", "kmeans"], "evaluate__kmeans_units": 8}
     done = up.run("evaluate/default", tiny, **more)
     assert done.returncode == 0, done.stdout
-    assert up.task_states_of_latest("evaluate") == {"features": "Cached", "scores": "Completed"}
+    states = {"features": "Cached", "scores": "Completed", "quality": "Cached"}
+    assert up.task_states_of_latest("evaluate") == states
     scores = all_manifests(Store(up.root), "scores")[-1]
     assert (scores.provenance["parts_done"], scores.provenance["parts_reused"]) == (2, 3)
     tables = [
@@ -170,6 +171,10 @@ def test_more_baselines_are_judged_beside_what_was_and_shown_as_a_table(up: Up, 
         "nearest neighbours in pixels",
         "K-means",
     ]
+    figures = next(
+        artifact["data"] for artifact in up.filtered("artifacts") if artifact["key"] == "quality-table"
+    )
+    assert "Mean distance of two samples" in {row["generator"] for row in json.loads(figures)}
     said = scores.metrics["accuracy"]["digits"]["K-means"]["all labels"]
     assert float(rows[-1]["accuracy %"]) == pytest.approx(100 * said, abs=0.01)
     assert up.run("evaluate/default", tiny, **more).returncode == 0

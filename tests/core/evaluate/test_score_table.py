@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from dcgan_core import cli
 from dcgan_core.artifacts import all_manifests, read_part
 from dcgan_core.backend import LocalBackend
 from dcgan_core.cli import app
@@ -57,7 +58,7 @@ def test_the_command_ends_with_the_table(
     tiny: Tiny, finished_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DCGAN_ROOT", finished_store.root)
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(cli.out, "width", 200)  # whatever COLUMNS was when it was made
     lines = judged(tiny, finished_store)
     words = [
         word for key, value in (tiny.overrides | FEW).items() for word in ("-o", f"{key}={json.dumps(value)}")
