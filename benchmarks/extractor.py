@@ -28,8 +28,8 @@ from dcgan_core.evaluate.contest import Svm, outcomes
 from dcgan_core.evaluate.datasets import load
 from dcgan_core.evaluate.feature_files import create, fill
 from dcgan_core.evaluate.features import batch_norm_mode, calibration_batches, feature_width
-from dcgan_core.evaluate.protocols import Outcome, Split, wilson_interval
-from dcgan_core.evaluate.records import keep
+from dcgan_core.evaluate.protocols import Outcome, Split, row_of
+from dcgan_core.evaluate.records import keep, without_details
 from dcgan_core.evaluate.results import Record
 from dcgan_core.evaluate.stage import CALIBRATION
 from dcgan_core.models.dcgan import Discriminator
@@ -163,21 +163,8 @@ def judged(
 
 def row(outcome: Outcome, width: int) -> dict[str, Any]:
     """As records keep it."""
-    right = round(outcome.accuracy * outcome.test)
-    return {
-        "kind": "discriminator",
-        "features": "discriminator",
-        "protocol": outcome.protocol,
-        "width": width,
-        "train": outcome.train,
-        "test": outcome.test,
-        "accuracy": outcome.accuracy,
-        "sd": outcome.sd,
-        "accuracies": list(outcome.accuracies),
-        "ci95": list(wilson_interval(right, outcome.test)),
-        "chosen_c": list(outcome.chosen_c),
-        "converged": outcome.converged,
-    }
+    about = {"kind": "discriminator", "features": "discriminator", "width": width}
+    return {**about, **without_details(row_of(outcome))}
 
 
 def said(done: float, total: float, note: str) -> None:

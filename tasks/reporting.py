@@ -137,11 +137,10 @@ def publish(stage: Stage, store: Store, artifact: Artifact) -> None:
         for line in scores_in_words(store, manifest):
             get_run_logger().info(line)
     if stage.artifact == "quality":
-        figures = [
-            dict(zip(QUALITY_HEAD, line.cells, strict=True)) for line in quality_lines(store, manifest)
-        ]
+        measured = quality_lines(store, manifest)
+        figures = [dict(zip(QUALITY_HEAD, line.cells, strict=True)) for line in measured]
         create_table_artifact(figures, key="quality-table", description="the generator's samples")
-        for line in quality_lines(store, manifest):
+        for line in measured:
             get_run_logger().info(f"{line.title}: {line.value}")
     if stage.artifact in _PAGES:  # a link, no copy: pictures outside the root would outlive their takedown
         page = store.uri(artifact.address.part_path("index.html"))

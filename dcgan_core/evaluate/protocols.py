@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -302,6 +302,25 @@ def outcome_of(
         predictions_M=predictions[0],
         confusion_CC=confusion_CC,
     )
+
+
+def row_of(outcome: Outcome) -> dict[str, Any]:
+    """An outcome as files and records keep it, but for its predictions."""
+    right = round(outcome.accuracy * outcome.test)
+    return {
+        "protocol": outcome.protocol,
+        "train": outcome.train,
+        "test": outcome.test,
+        "accuracy": outcome.accuracy,
+        "sd": outcome.sd,
+        "accuracies": list(outcome.accuracies),
+        "ci95": list(wilson_interval(right, outcome.test)),
+        "c": float(np.median(outcome.chosen_c)) if outcome.chosen_c else None,
+        "chosen_c": list(outcome.chosen_c),
+        "trials": [vars(trial) for trial in outcome.trials],
+        "converged": outcome.converged,
+        "confusion": outcome.confusion_CC.tolist(),
+    }
 
 
 def wilson_interval(right: int, total: int) -> tuple[float, float]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from dcgan_core.config import Json
@@ -157,9 +157,7 @@ def in_classifier(
     net: ClassifierFeatures, samples: Batches, real: Summary, accuracy: float, rng: np.random.Generator
 ) -> Measured:
     """Distances in the features of a classifier trained here: comparable for that classifier alone."""
-    generated = Summary("samples")
-    for batch in samples:
-        generated.update(features_of(net, batch))
+    generated = summary_of(samples, lambda batch: features_of(net, batch), "samples")
     device = next(net.parameters()).device
     found = classifier_distances(real, generated, rng, device=device)
     hoped = {"classifier_vendi_score": vendi_score(real.kept_NF.to(device))}
@@ -183,8 +181,8 @@ def in_inception(net: Inception, samples: Batches, real: Summary, rng: np.random
     return Measured(_with_deviations(found), images)
 
 
-def summary_of(batches: Batches, features: Callable[[Tensor], Tensor], what: str) -> Summary:
-    """Moments and rows of the features of some images."""
+def summary_of(batches: Iterable[Any], features: Callable[[Any], Tensor], what: str) -> Summary:
+    """Moments and rows of the features of some images, in whatever form ``features`` takes them."""
     summary = Summary(what)
     for batch in batches:
         summary.update(features(batch))
@@ -198,12 +196,6 @@ def features_of(net: ClassifierFeatures, pixels_BCSS: Tensor) -> Tensor:
     batches = pixels_BCSS.split(256)
     found = [net.features(scaled(batch.to(device).expand(-1, 3, -1, -1), 3)) for batch in batches]
     return torch.cat(found)
-
-
-def batches_of(images_NCSS: Tensor | NDArray[np.uint8], size: int = 256) -> Iterator[Tensor]:
-    """Images a few at a time."""
-    images = torch.as_tensor(images_NCSS)
-    yield from images.split(size)
 
 
 def _with_deviations(found: dict[str, float]) -> list[Value]:

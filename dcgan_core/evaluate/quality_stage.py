@@ -38,9 +38,8 @@ _MOST_TRAINING = 50_000
 _EPOCHS, _LEAST_STEPS = 10, 300
 """Of the classifier; small sets are gone through more often."""
 _SHOWN = 12
-_BLOCK = 4096
 _CACHE = Path("~/.cache/dcgan/weights")
-_DRAWS = {"pixels": 2, "memorisation": 3, "classifier": 4, "inception": 5}
+_DRAWS = {"classifier": 4, "inception": 5}
 """What else than the samples is random in a measure, as a part of its seed: not its place among others."""
 
 
@@ -192,7 +191,7 @@ class Quality(OverSets):
         from dcgan_core.evaluate import quality
 
         net, real, accuracy = self._classifier(store, part.payload.classifier)
-        batches = _told(quality.batches_of(samples), len(samples), progress)
+        batches = _told(samples.split(256), len(samples), progress)
         return quality.in_classifier(net, batches, real, accuracy, self._random("classifier")), []
 
     def _in_inception(
@@ -201,7 +200,7 @@ class Quality(OverSets):
         from dcgan_core.evaluate import quality
 
         real = self._features(store, part.payload.inception, _REAL_INCEPTION)
-        batches = _told(quality.batches_of(samples, 64), len(samples), progress)
+        batches = _told(samples.split(64), len(samples), progress)
         return quality.in_inception(self._inception(), batches, real, self._random("inception")), []
 
     def _random(self, what: str) -> np.random.Generator:
@@ -225,11 +224,14 @@ class Quality(OverSets):
         )
 
     def _train_classifier(self, store: Store, part: Part, progress: Progress) -> Receipt:
-        import torch
         from safetensors.torch import save
 
-        from dcgan_core.evaluate.classifier import classifier_logits, trained_classifier
-        from dcgan_core.evaluate.quality import batches_of, features_of, summary_of
+        from dcgan_core.evaluate.classifier import (
+            classifier_features,
+            classifier_logits,
+            trained_classifier,
+        )
+        from dcgan_core.evaluate.quality import summary_of
 
         spec = self._set
         assert spec is not None  # the configuration says so
@@ -246,8 +248,7 @@ class Quality(OverSets):
         test = _as_seen(data.test_images_NHW3[: self.config.quality_samples], channels)
         said = classifier_logits(net, test).argmax(1).cpu().numpy()
         accuracy = float((said == data.test_labels_N[: len(test)]).mean())
-        pixels = torch.from_numpy(np.ascontiguousarray(test.transpose(0, 3, 1, 2)))
-        real = summary_of(batches_of(pixels), lambda batch: features_of(net, batch), "test images")
+        real = summary_of([test], lambda images: classifier_features(net, images), "test images")
         tensors = {name: tensor.cpu().contiguous() for name, tensor in net.state_dict().items()}
         facts = {"size": net.size, "classes": len(data.classes), "accuracy": accuracy}
         number = f"{part.index:05d}"
@@ -272,11 +273,11 @@ class Quality(OverSets):
         )
 
     def _real_inception(self, store: Store, part: Part, progress: Progress) -> Receipt:
-        from dcgan_core.evaluate.quality import batches_of, summary_of
+        from dcgan_core.evaluate.quality import summary_of
 
         net = self._inception()
         training = self._training(store, self._model(store), self.config.quality_samples)
-        batches = _told(batches_of(training, 64), len(training), progress)
+        batches = _told(training.split(64), len(training), progress)
         real = summary_of(batches, lambda batch: net(batch.expand(-1, 3, -1, -1))[0], "real images")
         name = f"real-{part.index:05d}.npz"
         file = write_part(store, self.address, name, real.to_bytes(), is_data=False)
@@ -319,17 +320,20 @@ class Quality(OverSets):
         shards = self._shards(store)
         seen = len(shards) - self.held_out
         rng = np.random.default_rng([self.seed, 1])
-        return _as_drawn(shards.pixels(np.sort(rng.choice(seen, min(most, seen), replace=False))), model)
+        return _as_drawn(
+            shards.pixels(np.sort(rng.choice(seen, min(most, seen), replace=False))), model.spec.channels
+        )
 
     def _unseen(self, store: Store, model: Model) -> Tensor | None:
         """Images that the generator has not seen, uint8 (N, C, S, S), where there are any."""
         spec = self._set
         if spec is not None:
-            return _as_drawn(self.load(spec).test_images_NHW3.transpose(0, 3, 1, 2), model)
+            return _as_drawn(self.load(spec).test_images_NHW3.transpose(0, 3, 1, 2), model.spec.channels)
         if not self.held_out:
             return None
         shards = self._shards(store)
-        return _as_drawn(shards.pixels(np.arange(len(shards) - self.held_out, len(shards))), model)
+        held = shards.pixels(np.arange(len(shards) - self.held_out, len(shards)))
+        return _as_drawn(held, model.spec.channels)
 
     def _shards(self, store: Store) -> Any:
         from dcgan_core.shard.reader import open_shards
@@ -352,29 +356,20 @@ class Quality(OverSets):
         return write_part(store, self.address, f"closest-{index:05d}.png", picture, is_data=False)
 
 
-def _as_drawn(pixels_N3SS: np.ndarray, model: Model) -> Tensor:
+def _as_drawn(pixels_N3SS: np.ndarray, channels: int) -> Tensor:
     """As the generator draws: grey where it has one channel."""
     import torch
 
     from dcgan_core.models.inputs import grey_bytes
 
-    pixels = torch.from_numpy(pixels_N3SS)
-    if not len(pixels):
-        return pixels[:, : model.spec.channels].contiguous()
-    blocks = pixels.split(_BLOCK)  # grey goes by way of float32
-    return torch.cat([grey_bytes(block.contiguous(), model.spec.channels) for block in blocks])
+    return grey_bytes(torch.from_numpy(np.ascontiguousarray(pixels_N3SS)), channels)
 
 
 def _as_seen(images_NHW3: np.ndarray, channels: int) -> np.ndarray:
     """Images for the classifier: all three channels the same where the generator draws grey."""
-    import torch
-
-    from dcgan_core.models.inputs import grey_bytes
-
     if channels != 1:
         return images_NHW3
-    blocks = torch.from_numpy(images_NHW3).permute(0, 3, 1, 2).split(_BLOCK)
-    grey_N1HW = torch.cat([grey_bytes(block, 1) for block in blocks])
+    grey_N1HW = _as_drawn(images_NHW3.transpose(0, 3, 1, 2), 1)
     return grey_N1HW.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().numpy()
 
 

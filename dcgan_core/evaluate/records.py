@@ -91,6 +91,11 @@ def page_of(folder: Path) -> str:
     return page(sorted(records, key=lambda record: (record.about, record.date)))
 
 
+def without_details(row: dict[str, Any]) -> dict[str, Any]:
+    """What of a row of `scores` is kept in a record."""
+    return {name: value for name, value in row.items() if name not in ("confusion", "trials")}
+
+
 def _date(manifest: Manifest) -> str:
     return str(manifest.provenance.get("finished", ""))[:10]
 
@@ -98,7 +103,6 @@ def _date(manifest: Manifest) -> str:
 def _row(score: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
     """A row without its details, with what its part says of it: kind, machine, and of a random search the
     smallest validation error."""
-    kept = {name: value for name, value in row.items() if name not in ("confusion", "trials")}
     errors = [trial["validation_error"] for trial in score["search"] if trial["status"] == "ok"]
     found = {"validation_error": min(errors)} if errors else {}
-    return {**kept, "kind": score["kind"], "machine": score["machine"], **found}
+    return {**without_details(row), "kind": score["kind"], "machine": score["machine"], **found}

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 import pyarrow as pa
 
 from dcgan_core.artifacts import PartFile, Receipt, write_part
@@ -111,6 +110,8 @@ class Scores(OverSets):
         return parts
 
     def work(self, store: Store, part: Part, progress: Progress) -> Receipt:
+        from dcgan_core.evaluate.protocols import row_of
+
         spec, kind = part.payload
         name = NAMES.get(kind, kind)
         data = self.load(spec)
@@ -133,7 +134,7 @@ class Scores(OverSets):
             "features": name,
             "kind": kind,
             "width": judged.width,
-            "rows": [{"features": name, "width": judged.width, **_row(outcome)} for outcome in found],
+            "rows": [{"features": name, "width": judged.width, **row_of(outcome)} for outcome in found],
             "search": judged.search,
         }
         rows = [
@@ -261,23 +262,3 @@ class Scores(OverSets):
 
 def _trial(trial: SearchTrial) -> dict[str, Any]:
     return {**asdict(trial), "settings": asdict(trial.settings)}
-
-
-def _row(outcome: Outcome) -> dict[str, Any]:
-    from dcgan_core.evaluate.protocols import wilson_interval
-
-    right = round(outcome.accuracy * outcome.test)
-    return {
-        "protocol": outcome.protocol,
-        "train": outcome.train,
-        "test": outcome.test,
-        "accuracy": outcome.accuracy,
-        "sd": outcome.sd,
-        "accuracies": list(outcome.accuracies),
-        "ci95": list(wilson_interval(right, outcome.test)),
-        "c": float(np.median(outcome.chosen_c)) if outcome.chosen_c else None,
-        "chosen_c": list(outcome.chosen_c),
-        "trials": [vars(trial) for trial in outcome.trials],
-        "converged": outcome.converged,
-        "confusion": outcome.confusion_CC.tolist(),
-    }

@@ -11,6 +11,7 @@ from dcgan_core.models.specs import NetSpec
 
 LUMA: Final = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in grey (ITU-R BT.601)."""
+_BLOCK = 4096
 
 
 def to_inputs(pixels_N3HW: Tensor, spec: NetSpec) -> Tensor:
@@ -32,4 +33,5 @@ def grey_bytes(pixels_N3HW: Tensor, channels: int) -> Tensor:
     """uint8 (N, C, H, W): as they are, or for one channel their luma, which leaves grey images unchanged."""
     if channels != 1:
         return pixels_N3HW
-    return scaled(pixels_N3HW, 1, (0.0, 255.0)).round().to(torch.uint8)
+    blocks = pixels_N3HW.split(_BLOCK)  # grey goes by way of float32, of which all would be much memory
+    return torch.cat([scaled(block, 1, (0.0, 255.0)).round().to(torch.uint8) for block in blocks])
