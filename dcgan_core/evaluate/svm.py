@@ -41,7 +41,7 @@ class L2SVM(ClassifierMixin, BaseEstimator):
     device: torch's.
     precision: of the many products within a Newton step. "auto" is float32, and float64 for small sets or
         where float32 gets no further. Gradients that steps start from, or that decide the end, are float64.
-    block_bytes: largest block of features; None: 16 MiB, on a GPU 256 MiB.
+    block_bytes: largest block of features; None: 64 MiB, on a GPU 256 MiB.
     warm_start: start from the last fit's weights where they have the same shape (primal route).
     """
 

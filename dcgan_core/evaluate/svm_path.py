@@ -19,8 +19,8 @@ Precision = Literal["auto", "float32", "float64"]
 
 _GRAM_MOST = 16_384
 """Samples whose inner products still take 2 GiB or less."""
-_GRAM_PER_FIT = 1800
-"""Samples a class and C up to which inner products cost less than about 150 passes over the features."""
+_GRAM_PER_C = 5000
+"""Samples for each value of C up to which inner products cost less than the some 70 passes that they save."""
 _SMALL = 2**22
 """Features in all up to which every product is float64: time is no matter there."""
 
@@ -62,7 +62,7 @@ def solve_path(
     zero_KD = space.zeros(signs_NK.shape[1])
     w_KD = zero_KD if start_KD is None else torch.from_numpy(start_KD).to(zero_KD)
     by_gram: Iterator[tuple[Tensor, int]] | None = None
-    if takes_gram(effort.route, *x_NF.shape, fits=signs_NK.shape[1] * len(cs), known=gram_NN is not None):
+    if takes_gram(effort.route, *x_NF.shape, values=len(set(cs)), known=gram_NN is not None):
         gram = gram_of(blocks) if gram_NN is None else torch.tensor(gram_NN, dtype=torch.float64)
         by_gram = _by_gram(gram.to(blocks.device), space, signs, cs, intercept, effort)
     forces_K = forces(space, signs)
@@ -73,11 +73,11 @@ def solve_path(
         yield replace(optimum, iterations=steps + optimum.iterations)
 
 
-def takes_gram(route: Route, samples: int, features: int, *, fits: int, known: bool) -> bool:
-    """Whether the Gram route is taken; ``fits`` is the number of classes times that of values of C."""
+def takes_gram(route: Route, samples: int, features: int, *, values: int, known: bool) -> bool:
+    """Whether the Gram route is taken; ``values``: how many of C."""
     if route != "auto":
         return route == "gram"
-    return known or (samples <= features and samples <= min(_GRAM_MOST, _GRAM_PER_FIT * fits))
+    return known or (samples <= features and samples <= min(_GRAM_MOST, _GRAM_PER_C * values))
 
 
 def _by_gram(

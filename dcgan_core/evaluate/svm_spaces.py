@@ -15,7 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-_CPU_BLOCK = 2**24  # bytes; the second of a block's two products should find it in the cache
+from dcgan_core.evaluate.thin_products import combined, decided
+
+_CPU_BLOCK = 2**26  # bytes; each block also costs sums as wide as the features
 _GPU_BLOCK = 2**28
 _GRAM_TILE = 1024
 _EXACT_GRAM = 2e11  # multiplications up to which inner products are formed in float64 throughout
@@ -40,12 +42,12 @@ class Space(Protocol):
         """(z, sum of x_i z_i over active samples), z_NK = x_i . v_k; in the space's quick precision."""
         ...
 
-    def pressed(self, w_KD: Tensor, signs_NK: Tensor) -> tuple[Tensor, Tensor]:
-        """(z, sum of x_i y_i max(0, 1 - y_i z_i)), z_NK = x_i . w_k; in float64 throughout."""
+    def pressed(self, w_KD: Tensor, signs_NK: Tensor, *, exact: bool) -> tuple[Tensor, Tensor]:
+        """(z, sum of x_i y_i max(0, 1 - y_i z_i)), z_NK = x_i . w_k; ``exact``: in float64 throughout."""
         ...
 
     def sharpen(self) -> bool:
-        """Let ``curvature`` be as precise as ``pressed`` from now on; False if it was already."""
+        """Let all be in float64 from now on; False if it was already."""
         ...
 
     def solved(self, active_NK: Tensor, signs_NK: Tensor, c: float) -> tuple[Tensor, Tensor] | None:
@@ -141,12 +143,12 @@ class FeatureSpace:
     def curvature(self, v_KD: Tensor, active_NK: Tensor) -> tuple[Tensor, Tensor]:
         return self._pass(v_KD, self._quick, lambda z_BK, rows: z_BK * active_NK[rows])
 
-    def pressed(self, w_KD: Tensor, signs_NK: Tensor) -> tuple[Tensor, Tensor]:
+    def pressed(self, w_KD: Tensor, signs_NK: Tensor, *, exact: bool) -> tuple[Tensor, Tensor]:
         def react(z_BK: Tensor, rows: slice) -> Tensor:
             y_BK = signs_NK[rows]
             return y_BK * (1 - y_BK * z_BK).clamp_min(0)
 
-        return self._pass(w_KD, torch.float64, react)
+        return self._pass(w_KD, torch.float64 if exact else self._quick, react)
 
     def sharpen(self) -> bool:
         was, self._quick = self._quick, torch.float64
@@ -194,11 +196,11 @@ class FeatureSpace:
 
     def _decide(self, v_KD: Tensor, block_BF: Tensor) -> Tensor:
         width = block_BF.shape[1]
-        z_BK = (block_BF @ v_KD[:, :width].to(block_BF.dtype).T).double()
+        z_BK = decided(block_BF, v_KD[:, :width].to(block_BF.dtype)).double()
         return z_BK + v_KD[:, width] if self._intercept else z_BK
 
     def _combine(self, coefficients_BK: Tensor, block_BF: Tensor) -> Tensor:
-        pulled_KF = (coefficients_BK.to(block_BF.dtype).T @ block_BF).double()
+        pulled_KF = combined(coefficients_BK.to(block_BF.dtype).T, block_BF).double()
         if not self._intercept:
             return pulled_KF
         return torch.cat([pulled_KF, coefficients_BK.double().sum(0)[:, None]], 1)
@@ -229,7 +231,7 @@ class GramSpace:
         z_NK = v_KD[:, self.samples :].T
         return z_NK, self._with_values((z_NK * active_NK).T)
 
-    def pressed(self, w_KD: Tensor, signs_NK: Tensor) -> tuple[Tensor, Tensor]:
+    def pressed(self, w_KD: Tensor, signs_NK: Tensor, *, exact: bool) -> tuple[Tensor, Tensor]:
         z_NK = w_KD[:, self.samples :].T
         return z_NK, self._with_values((signs_NK * (1 - signs_NK * z_NK).clamp_min(0)).T)
 

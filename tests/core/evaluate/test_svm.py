@@ -237,6 +237,31 @@ def test_features_are_never_copied_whole(tmp_path: Path, dtype: type[np.floating
     assert done.stdout == "fitted where a copy does not fit\n", done.stderr
 
 
+@pytest.mark.parametrize("tol", [0.5, 1e-2])
+@pytest.mark.parametrize("steps", [1, 100])
+def test_what_is_said_of_the_end_is_computed_in_float64(
+    tol: float, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a fit ends while steps still start from quick gradients."""
+    from dcgan_core.evaluate import svm_spaces
+
+    exact = svm_spaces.FeatureSpace.pressed
+
+    def blurred(self: Any, w_KD: Any, signs_NK: Any, **how: bool) -> Any:
+        z_NK, pressed_KD = exact(self, w_KD, signs_NK, **how)
+        return z_NK, pressed_KD if how["exact"] else 0.97 * pressed_KD
+
+    monkeypatch.setattr(svm_spaces.FeatureSpace, "pressed", blurred)
+    x, y = samples(300, 80, 3)
+    model = L2SVM(C=0.01, tol=tol, gap=1.0, max_iter=steps, route="primal", precision="float32")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(x, y)
+    values, squares = objectives(x, y, model, 0.01)
+    assert model.objective_ == pytest.approx(values.sum(), rel=1e-9)
+    assert model.gap_ == pytest.approx((squares / 2 / values).max(), rel=1e-6)
+
+
 def test_a_path_gives_what_single_fits_give_in_the_order_asked_for() -> None:
     x, y = samples(150, 30, 3)
     cs = (1.0, 1e-3, 0.1)
@@ -302,14 +327,14 @@ def test_the_gram_route_is_the_same_with_and_without_decompositions(monkeypatch:
 
 
 def test_the_route_follows_from_the_shape() -> None:
-    assert takes_gram("auto", 1000, 7168, fits=10, known=False)
-    assert not takes_gram("auto", 20_000, 28_672, fits=70, known=False)  # 3 GiB
-    assert not takes_gram("auto", 50_000, 28_672, fits=10, known=False)
-    assert not takes_gram("auto", 10_000, 7168, fits=10, known=False)
-    assert not takes_gram("auto", 10_000, 28_672, fits=1, known=False)
-    assert takes_gram("auto", 10_000, 28_672, fits=10, known=False)
-    assert takes_gram("auto", 10_000, 100, fits=1, known=True)
-    assert takes_gram("gram", 10_000, 100, fits=1, known=False)
+    assert takes_gram("auto", 1000, 7168, values=1, known=False)
+    assert not takes_gram("auto", 20_000, 28_672, values=7, known=False)  # 3 GiB
+    assert not takes_gram("auto", 50_000, 28_672, values=1, known=False)
+    assert not takes_gram("auto", 10_000, 7168, values=1, known=False)
+    assert not takes_gram("auto", 10_000, 28_672, values=1, known=False)
+    assert takes_gram("auto", 10_000, 28_672, values=7, known=False)
+    assert takes_gram("auto", 10_000, 100, values=1, known=True)
+    assert takes_gram("gram", 10_000, 100, values=1, known=False)
 
 
 def test_where_steps_run_out_it_says_so_and_how_far_the_optimum_can_be() -> None:
