@@ -70,6 +70,7 @@ MATHEMATICS = (
     "evaluate/svm_path.py",
     "evaluate/svm_solver.py",
     "evaluate/svm_spaces.py",
+    "evaluate/thin_products.py",
     "models/dcgan.py",
     "models/inputs.py",
     "models/norms.py",
