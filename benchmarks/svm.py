@@ -2,7 +2,8 @@
 
 python -m benchmarks.svm compare  [--windows 1]   10,000 x 28,672, 10 classes, one C: time, memory of both
 python -m benchmarks.svm large                    50,000 x 28,672 ours alone; a quarter's columns for both
-python -m benchmarks.svm protocol [--windows 1]   1,000 labels: 10 draws x 7 C, 100 fresh draws, predictions
+python -m benchmarks.svm protocol [--windows 1]   1,000 labels: 10 draws x 7 C judged on 10,000
+                                                  rows, 100 fresh draws on 26,032
     [--c 1e-3] [--scale 1.0] [--features NPY --labels NPY] [--dtype float16] [--device cpu] [--folder DIR]
 
 Features are made up (correlated, non-negative, many zero, as max-pooled activations) or the rows of NPY,
@@ -29,7 +30,7 @@ from benchmarks.common import peak_gib, print_result
 from benchmarks.training import child
 
 CLASSES = 10
-CS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+_SVHN_TRAIN, _SVHN_TEST = 30_000, 26_032  # training rows: 10,000 held back, the others to draw from
 TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4)
 COMPARABLE = 1e-4
 BLOCK = 512
@@ -109,8 +110,8 @@ def large(options: argparse.Namespace, folder: Path) -> None:
 
 
 def protocol(options: argparse.Namespace, folder: Path) -> None:
-    """The fits of the 1,000-label protocol on 7,168 features, and what they predict."""
-    task = data_task(options, folder, 20_000, 7_168, "float32")
+    """The 1,000-label protocol on 7,168 features, predictions included."""
+    task = data_task(options, folder, _SVHN_TRAIN + _SVHN_TEST, 7_168, "float16")
     runs = [fitted(task, "draws") for _ in range(options.windows)]
     print_result(
         f"svm protocol: {runs[-1]['fits']} fits of {runs[-1]['labels']:,} x {task['columns']:,}",
@@ -239,31 +240,30 @@ def theirs(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def draws(task: dict[str, Any]) -> dict[str, Any]:
-    """Ten draws to choose C and a hundred to test, of a pool in memory; held-out rows stand for both sets."""
-    from dcgan_core.evaluate.draws import balanced_draw
-    from dcgan_core.evaluate.svm import L2SVM, predict_all
+    """The protocol itself: 10 draws to choose C on 10,000 rows, 100 fresh draws to judge on 26,032."""
+    from dcgan_core.evaluate.contest import Svm
+    from dcgan_core.evaluate.protocols import Split, repeated_draws
 
-    x_NF, y_N, held_MF = (np.array(each) for each in read(task))
-    labels, fits, predicting = min(1000, len(x_NF) // 10), 0, 0.0
+    x_NF, y_N, _ = read(task)
+    train = len(x_NF) - round(len(x_NF) * _SVHN_TEST / (_SVHN_TRAIN + _SVHN_TEST))
+    validation = train // 3
+    per_class = min(100, (train - validation) // (4 * CLASSES))
     started = time.perf_counter()
-    worst, steps = 0.0, 0
-    for draw in range(110):
-        rows = balanced_draw(y_N, labels, np.random.default_rng(draw))
-        cs = CS if draw < 10 else (task["c"],)
-        models = L2SVM(device=task["device"]).fit_path(x_NF[rows], y_N[rows], cs)
-        fits, worst = fits + len(cs), max(worst, *(model.gap_ for model in models))
-        steps += sum(model.n_iter_ for model in models)
-        before = time.perf_counter()
-        predict_all(models, held_MF)
-        predicting += time.perf_counter() - before
+    outcome = repeated_draws(
+        Split(x_NF[:train], y_N[:train], x_NF[train:], y_N[train:]),
+        Svm(task["device"]),
+        per_class=per_class,
+        validation=validation,
+        seed=0,
+    )
     return {
         "seconds": time.perf_counter() - started,
-        "of_these_predicting": predicting,
-        "fits": fits,
-        "labels": labels,
-        "predicted_rows": len(held_MF),
-        "largest_gap": worst,
-        "steps": steps,
+        "fits": sum(trial.draws for trial in outcome.trials) + len(outcome.accuracies),
+        "labels": outcome.train,
+        "chosen_c": outcome.chosen_c[0],
+        "accuracy": outcome.accuracy,
+        "converged": outcome.converged,
+        "predicted": {"choosing": validation, "judging": outcome.test},
         "peak_gib": peak_gib(),
     }
 

@@ -20,6 +20,7 @@ from dcgan_core.evaluate.protocols import (
     SVHN_C,
     Features,
     Fitted,
+    OneByOne,
     Outcome,
     Products,
     Rows,
@@ -30,7 +31,7 @@ from dcgan_core.evaluate.protocols import (
     repeated_draws,
 )
 from dcgan_core.evaluate.supervised import SearchTrial, random_search
-from dcgan_core.evaluate.svm import L2SVM, gram_matrix
+from dcgan_core.evaluate.svm import L2SVM, gram_matrix, predict_all
 from dcgan_core.models.specs import NetSpec
 from dcgan_core.progress import Progress, silent
 
@@ -84,6 +85,11 @@ class Svm:
             return None
         return gram_matrix(cast("NDArray[np.floating]", features_NF), device=self.device)
 
+    def predicted(self, fits: Sequence[Fitted], features_NF: Features) -> list[Rows]:
+        svms = [cast("_FittedSVM", fit).svm for fit in fits]
+        said = predict_all(svms, cast("NDArray[np.floating]", features_NF))
+        return [np.asarray(said_N, np.int64) for said_N in said]
+
 
 class _Surroundings:
     """The nearest rows of those that were last asked about: they are sought once, whatever k."""
@@ -113,7 +119,7 @@ class _Neighbourhood:
 
 
 @dataclass(frozen=True)
-class Neighbours:
+class Neighbours(OneByOne):
     """Nearest neighbours; values are k. There is nothing to learn."""
 
     device: str = "cpu"
@@ -129,9 +135,6 @@ class Neighbours:
     ) -> Sequence[Fitted]:
         around = _Surroundings(features_NF, labels_N, int(max(values)), self.device)
         return [_Neighbourhood(around, int(value)) for value in sorted(set(values))]
-
-    def products(self, features_NF: Features) -> None:
-        return None
 
 
 def outcomes(

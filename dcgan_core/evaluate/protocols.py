@@ -58,6 +58,20 @@ class Machine(Protocol):
         """Inner products of rows that are learned from several times, where these save time."""
         ...
 
+    def predicted(self, fits: Sequence[Fitted], features_NF: Features) -> list[Rows]:
+        """What each says of the same rows, (N,); as few passes over these as can be."""
+        ...
+
+
+class OneByOne:
+    """A machine whose fits have nothing to share when they predict."""
+
+    def products(self, features_NF: Features) -> Products | None:
+        return None
+
+    def predicted(self, fits: Sequence[Fitted], features_NF: Features) -> list[Rows]:
+        return [fit.predict(features_NF) for fit in fits]
+
 
 @dataclass(frozen=True, eq=False)
 class Split:
@@ -218,14 +232,19 @@ def repeated_draws(
     total, all_trials = choosing + judging, []
     for number in range(choosing):
         progress(number, total, f"choosing C, draw {number + 1} of {choosing}")
-        all_trials.append(_trials(svm_c, fits(svm_c), held_NF, held_N))
+        tried = list(fits(svm_c))
+        said = machine.predicted(tried, held_NF)
+        all_trials.append(
+            tuple(
+                Trial(c, _share(said_N, held_N), 1, fit.converged)
+                for c, said_N, fit in zip(sorted(set(svm_c)), said, tried, strict=True)
+            )
+        )
     trials = averaged(all_trials)
-    chosen, predictions, converged = best_of(trials).c, [], True
+    chosen, judged = best_of(trials).c, []
     for number in range(judging):
         progress(choosing + number, total, f"draw {number + 1} of {judging}")
-        (fitted,) = fits([chosen])
-        predictions.append(fitted.predict(data.test_MF))
-        converged &= fitted.converged
+        judged.extend(fits([chosen]))
     classes = _classes(data)
     name = f"{per_class * classes:,} labels"
     return outcome_of(
@@ -233,10 +252,10 @@ def repeated_draws(
         per_class * classes,
         data.test_labels_M,
         classes,
-        predictions,
+        machine.predicted(judged, data.test_MF),
         chosen_c=(chosen,),
         trials=trials,
-        converged=converged,
+        converged=all(fit.converged for fit in judged),
     )
 
 
@@ -370,15 +389,6 @@ def _climbed(
         if falls > 1 or best - accuracy > math.sqrt(best * (1 - best) / many):
             break
     return tuple(trials)
-
-
-def _trials(
-    svm_c: Sequence[float], fits: Iterable[Fitted], held_NF: Features, held_N: Rows
-) -> tuple[Trial, ...]:
-    return tuple(
-        Trial(c, _share(one.predict(held_NF), held_N), 1, one.converged)
-        for c, one in zip(sorted(set(svm_c)), fits, strict=True)
-    )
 
 
 def _rows(features_NF: Features, rows: Rows) -> Features:

@@ -134,7 +134,7 @@ def _line(row: Published | None, ours: Measured | None) -> Compared:
         notes += [f"n = {ours.n}"] if ours.n is not None else []
         notes += [ours.notes] if ours.notes else []
     if row:
-        notes += [f"{row.units:,} units"] if row.units is not None else []
+        notes += [f"paper: {row.units:,} units"] if row.units is not None else []
         notes += [row.note] if row.note else []
         notes += [row.source + (" [from memory]" if row.from_memory else "")]
     # A replication may be of other data or another size, which its own name says.

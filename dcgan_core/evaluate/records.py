@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dcgan_core.artifacts import Manifest, read_part
+from dcgan_core.artifacts import Manifest, fingerprint_of, read_part
 from dcgan_core.config import PipelineConfig
 from dcgan_core.errors import ConfigError
 from dcgan_core.evaluate.results import Measures, Record, page, record_from_json
@@ -25,7 +25,8 @@ def records_of(
 ) -> dict[str, Record | Measures]:
     """What finished artifacts say of each labelled set and of the generator, with how it came about.
 
-    By the name of the file that each is kept in: that of the set, or ``generator``, and the artifact's.
+    By the name of the file that each is kept in: that of the set, or ``generator``, and what the net and the
+    set's images are known by, so that further baselines or measures of the same take the place of fewer.
     """
     by_set: dict[str, list[dict[str, Any]]] = {}
     for part in scores.parts:
@@ -43,7 +44,7 @@ def records_of(
         "note": note,
     }
     records: dict[str, Record | Measures] = {
-        f"{name}-{scores.fingerprint[:8]}": Record(
+        f"{name}-{_known_by(train, same[0])}": Record(
             set=name,
             protocol=same[0]["protocol"],
             source=same[0]["source"],
@@ -58,7 +59,7 @@ def records_of(
         for name, same in by_set.items()
     }
     if quality is not None and (files := quality.named("quality-")):
-        records[f"generator-{quality.fingerprint[:8]}"] = Measures(
+        records[f"generator-{train.fingerprint[:8]}"] = Measures(
             measures=tuple(json.loads(read_part(store, quality.address, file)) for file in files),
             machine=quality.parts[-1].metrics["machine"],
             date=_date(quality),
@@ -81,7 +82,7 @@ def keep(folder: Path, records: Mapping[str, Record | Measures]) -> None:
 
 
 def page_of(folder: Path) -> str:
-    """The page of all records in a folder, by date, set and name. ConfigError for a file that is none."""
+    """The page of all records in a folder, by set and date. ConfigError for a file that is none."""
     records = []
     for path in sorted(folder.glob("*.json")):
         try:
@@ -94,6 +95,11 @@ def page_of(folder: Path) -> str:
 def without_details(row: dict[str, Any]) -> dict[str, Any]:
     """What of a row of `scores` is kept in a record."""
     return {name: value for name, value in row.items() if name not in ("confusion", "trials")}
+
+
+def _known_by(train: Manifest, score: dict[str, Any]) -> str:
+    facts = [score[name] for name in ("protocol", "source", "classes", "train", "test")]
+    return fingerprint_of([train.fingerprint, *facts], 8)
 
 
 def _date(manifest: Manifest) -> str:

@@ -30,6 +30,10 @@ BESIDE: dict[tuple[Table, str], str] = {
 }
 """The published row that a kind of features replicates. The supervised CNN's is a validation error, which
 stands in our row's notes: what we state are errors of the test part."""
+_OF_SET: dict[Table, str] = {"cifar10": "cifar10", "cifar10-400": "cifar10", "svhn-1000": "svhn"}
+"""How the names begin of the sets that stand in a table."""
+_CIFAR_ALL = 50_000
+_QUADRANTS = 4  # features of K-means for each unit (Coates, Ng and Lee 2011)
 ERRORS: frozenset[Table] = frozenset({"svhn-1000", "mnist-nn-50k", "mnist-nn-10m"})
 """Tables of errors; the others are of accuracies."""
 
@@ -140,11 +144,16 @@ def page(records: Sequence[Record | Measures]) -> str:
 def table_of(record: Record, row: dict[str, Any]) -> Table | None:
     """The paper's table that a row stands in, if any.
 
-    All labels of a set that is called `cifar10` are table 1's, also where few labels were not judged.
+    Only a set of the table's own name stands there; and all labels of CIFAR-10, under either protocol, are
+    its 50,000 training images.
     """
-    if (record.set, record.protocol, row["protocol"]) == ("cifar10", "labelled", "all labels"):
-        return "cifar10"
-    return TABLES.get((record.protocol, row["protocol"]))
+    protocol = record.protocol
+    if protocol == "labelled" and row["protocol"] == "all labels" and record.set.startswith("cifar10"):
+        protocol = "cifar10"
+    table = TABLES.get((protocol, row["protocol"]))
+    if table is None or not record.set.startswith(_OF_SET.get(table, "")):
+        return None
+    return None if table == "cifar10" and row["train"] < _CIFAR_ALL else table
 
 
 def _others(others: Sequence[tuple[int, Record, dict[str, Any]]]) -> str:
@@ -187,6 +196,7 @@ def _measured(table: Table, record: Record, row: dict[str, Any], number: int) ->
     learned = f"{row['train']:,} {'samples' if row['kind'] == 'samples' else 'labels'}"
     notes = [f"run {number}: {record.source}, {learned}, {row['test']:,} test images"]
     notes += [f"{row['width']:,} features"] if row["width"] else []
+    notes += [f"{row['width'] // _QUADRANTS:,} units"] if row["kind"] == "kmeans" else []
     if row.get("validation_error") is not None:
         notes.append(f"validation error {100 * row['validation_error']:.2f} %")
     if not row["converged"]:

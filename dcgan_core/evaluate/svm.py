@@ -283,4 +283,7 @@ def _check_finite(x_NF: NDArray[np.floating]) -> None:
     """Raise ValueError as scikit-learn does, without its temporary as large as the features."""
     step = max(1, _CHECKED // x_NF.shape[1])
     for start in range(0, len(x_NF), step):
-        assert_all_finite(x_NF[start : start + step], input_name="X")
+        block_BF = x_NF[start : start + step]  # numpy sums float16 one by one
+        assert_all_finite(
+            block_BF.astype(np.float32) if block_BF.dtype == np.float16 else block_BF, input_name="X"
+        )

@@ -68,7 +68,9 @@ def solve_path(
     forces_K = forces(space, signs)
     for c in sorted(set(cs)):
         w_KD, steps = next(by_gram) if by_gram else (w_KD, 0)
-        optimum = minimise(space, signs, c, w_KD, forces_K, goal=effort.goal, most=effort.most)
+        optimum = minimise(
+            space, signs, c, w_KD, forces_K, goal=effort.goal, most=effort.most, exact=by_gram is not None
+        )
         w_KD = optimum.weights_KD
         yield replace(optimum, iterations=steps + optimum.iterations)
 
@@ -95,6 +97,6 @@ def _by_gram(
     tighter = Goal(effort.goal.gradient / 2, effort.goal.gap / 4)
     forces_K, v_KD = forces(spanned, signs_NK), spanned.zeros(signs_NK.shape[1])
     for c in sorted(set(cs)):
-        optimum = minimise(spanned, signs_NK, c, v_KD, forces_K, goal=tighter, most=effort.most)
+        optimum = minimise(spanned, signs_NK, c, v_KD, forces_K, goal=tighter, most=effort.most, exact=True)
         v_KD = optimum.weights_KD
         yield space.combined(spanned.coefficients(v_KD)), optimum.iterations

@@ -27,7 +27,7 @@ _SLOW = 0.5
 """A step that leaves more than this of all gradients is slow; two in a row ask for precise products, once"""
 _LATE = 1e-2
 """all gradients are below this share of those at zero: before that, rounding is not what makes it slow, and
-gradients are themselves formed in the quick precision."""
+gradients are themselves formed in the quick precision, until two steps in a row hardly shrink them."""
 _DAMPING = 0.1
 """How much of a sample's mean curvature is added in all directions when it preconditions."""
 _EXACT = 1e-14
@@ -71,15 +71,18 @@ def minimise(
     *,
     goal: Goal,
     most: int,
+    exact: bool = False,
 ) -> Optimum:
     """The optimum for one C, from ``start_KD``, by at most ``most`` Newton steps.
 
+    ``exact``: no gradient in the quick precision, as the start is near the optimum.
     ``signs_NK`` float64: 1 for samples of the class, -1 for others. ``forces_K``: norms of sum_i y_i x_i,
     which give the gradients at zero (``forces``).
     """
     w_KD, starts_K = start_KD.clone(), 2 * c * forces_K
     objectives_K, norms_K = torch.zeros_like(forces_K), torch.zeros_like(forces_K)
-    open_L, slow, exact, iteration = torch.arange(len(w_KD), device=w_KD.device), 0, most == 0, 0
+    open_L = torch.arange(len(w_KD), device=w_KD.device)
+    slow, stuck, exact, iteration = 0, 0, exact or most == 0, 0
     for iteration in range(most + 1):
         y_NL, w_LD, before_L = signs_NK[:, open_L], w_KD[open_L], norms_K[open_L]
         while True:
@@ -87,14 +90,15 @@ def minimise(
             norms_K[open_L] = norms_L = _norms(space, gradient_LD)
             aims_L = _aims(goal, starts_K, objectives_K)[open_L]
             left = (norms_L > aims_L).nonzero()[:, 0]
-            if exact or len(left) == len(open_L):
+            slowed = iteration > 0 and bool((norms_L > _SLOW * before_L).all())
+            stuck = stuck + 1 if slowed else 0
+            if exact or (stuck < 2 and len(left) == len(open_L)):
                 break
-            exact = True  # rounding must not say that a class is done
+            exact = True  # rounding must not say that a class is done, nor hide the way
         exact = exact or iteration + 1 == most or bool((norms_L < _LATE * starts_K[open_L]).any())
         if not len(left) or iteration == most:
             break
-        is_slow = bool(((norms_L > _SLOW * before_L) & (norms_L < _LATE * starts_K[open_L])).all())
-        slow = slow + 1 if is_slow else 0
+        slow = slow + 1 if slowed and bool((norms_L < _LATE * starts_K[open_L]).all()) else 0
         if slow > 1 and space.sharpen():
             slow = 0
         open_L, y_NL, w_LD, z_NL = open_L[left], y_NL[:, left], w_LD[left], z_NL[:, left]
@@ -106,7 +110,9 @@ def minimise(
         )
         if not lengths_L.any() and not space.sharpen():
             break  # nothing leads down that rounding does not hide
-        w_KD[open_L] += lengths_L[:, None] * step_LD
+        w_KD[open_L] += torch.where(
+            lengths_L[:, None] > 0, lengths_L[:, None] * step_LD, 0.0
+        )  # 0 x inf is none
     return _optimum(w_KD, objectives_K, norms_K, starts_K, goal, iteration)
 
 

@@ -12,7 +12,7 @@ from dcgan_core.config import EvaluateConfig, LabelledSet
 from dcgan_core.errors import ConfigError
 from dcgan_core.evaluate.draws import balanced_draw
 from dcgan_core.evaluate.enough import Counts, check_enough
-from dcgan_core.evaluate.protocols import Split, folds, repeated_draws
+from dcgan_core.evaluate.protocols import OneByOne, Split, folds, repeated_draws
 
 CLASSES = ("cat", "dog", "ship")
 
@@ -101,16 +101,13 @@ def test_what_the_check_lets_pass_is_drawn_and_what_it_advises_is_enough(
         assert outcomes == sorted(outcomes)  # more images never make it worse
 
 
-class Guess:
+class Guess(OneByOne):
     """Learns nothing, at once."""
 
     converged = True
 
     def path(self, features_NF: Any, labels_N: Any, values: Any, **_: Any) -> list[Guess]:
         return [self for _ in values]
-
-    def products(self, features_NF: Any) -> None:
-        return None
 
     def predict(self, features_NF: Any) -> NDArray[np.int64]:
         return np.zeros(len(features_NF), np.int64)

@@ -12,6 +12,7 @@ from sklearn.svm import LinearSVC
 
 from dcgan_core.errors import ConfigError
 from dcgan_core.evaluate.protocols import (
+    OneByOne,
     Outcome,
     Split,
     all_labels,
@@ -41,7 +42,7 @@ def data(train: int = 400, test: int = 100, seed: int = 0) -> Split:
 
 
 @dataclass
-class Liblinear:
+class Liblinear(OneByOne):
     """Fits with scikit-learn and notes what it was shown."""
 
     shown: list[tuple[NDArray[np.int64], tuple[float, ...]]] = field(default_factory=list)
@@ -59,9 +60,6 @@ class Liblinear:
             (np.rint(np.asarray(features_NF, np.float64)[:, 0] * 1e9).astype(int), tuple(values))
         )
         return [_Fit(LinearSVC(C=c, random_state=0).fit(features_NF, labels_N)) for c in values]
-
-    def products(self, features_NF: NDArray[np.generic]) -> None:
-        return None
 
 
 @dataclass
@@ -201,7 +199,7 @@ def test_wilson_interval_matches_known_values() -> None:
 
 
 @dataclass
-class _Rated:
+class _Rated(OneByOne):
     """Its accuracy on any rows is what is written down for its C; fits are made when they are asked for."""
 
     shares: dict[float, float]
@@ -219,9 +217,6 @@ class _Rated:
         for c in values:
             self.made.append(c)
             yield _RatedFit(self.shares[c])
-
-    def products(self, features_NF: NDArray[np.generic]) -> None:
-        return None
 
 
 @dataclass
@@ -259,7 +254,7 @@ def test_larger_c_are_not_fitted_once_the_accuracy_has_fallen(shares: list[float
 
 
 @dataclass
-class _RatedByFold:
+class _RatedByFold(OneByOne):
     """Fold after fold another C is the best, so that each stops elsewhere."""
 
     shares: Sequence[dict[float, float]]
@@ -278,9 +273,6 @@ class _RatedByFold:
         self.asked += 1
         for c in values:
             yield _RatedFit(self.shares[fold][c])
-
-    def products(self, features_NF: NDArray[np.generic]) -> None:
-        return None
 
 
 def test_folds_may_stop_at_different_c() -> None:

@@ -62,7 +62,7 @@ def test_ours_stand_beside_the_row_they_replicate_and_others_come_last() -> None
         "70.25 ± 0.50",
     )
     assert first.difference == "-3.55" and second.difference == "+4.20"
-    assert first.notes == "n = 5; trained on CIFAR-10; 512 units; DCGAN paper, table 1"
+    assert first.notes == "n = 5; trained on CIFAR-10; paper: 512 units; DCGAN paper, table 1"
     last = lines[-1]
     assert (last.method, last.paper, last.here, last.difference) == ("raw pixels", "", "39.50", "")
     assert len(lines) == len(published("cifar10-400")) + 2

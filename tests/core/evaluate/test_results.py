@@ -67,6 +67,7 @@ def test_the_papers_rows_stand_there_with_ours_beside_them_or_not_run() -> None:
     kmeans = next(line for line in lines if "1 layer K-means: K-means" in line)
     assert "77.00" in kmeans
     assert "run 1: cifar10-train.parquet, 50,000 labels, 10,000 test images" in kmeans
+    assert "6,400 features; 1,600 units; paper: 4,800 units" in kmeans
     assert "the solver stopped" in next(line for line in lines if "raw pixels" in line)
     for words in (
         "1,800,064 images seen",
@@ -75,6 +76,24 @@ def test_the_papers_rows_stand_there_with_ours_beside_them_or_not_run() -> None:
         "`dcgan run evaluate --preset imagenet32`",
     ):
         assert words in text
+
+
+def test_a_table_of_the_paper_has_no_other_sets_and_no_parts_of_sets() -> None:
+    """All labels of CIFAR-10 are 50,000; the protocols can be asked of any set."""
+    part = tuple(each | {"train": 10_000} for each in CIFAR.rows)
+    titles = "## Accuracy on CIFAR-10, all labels", "## Accuracy on CIFAR-10, 400 labels a class"
+    for record, expected in (
+        (CIFAR, [True, True]),
+        (replace(CIFAR, set="cifar10-jpeg"), [True, True]),
+        (replace(CIFAR, protocol="labelled"), [True, False]),
+        (replace(CIFAR, rows=part), [False, True]),
+        (replace(CIFAR, rows=part, protocol="labelled"), [False, False]),
+        (replace(CIFAR, set="fashion-mnist"), [False, False]),
+        (replace(CIFAR, set="fashion-mnist", protocol="labelled"), [False, False]),
+    ):
+        text = page([record])
+        assert [title in text for title in titles] == expected
+        assert ("## Other labelled sets" in text) == (expected != [True, True])
 
 
 def test_svhn_is_given_in_errors_and_other_sets_in_a_table_of_their_own() -> None:

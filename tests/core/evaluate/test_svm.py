@@ -262,6 +262,25 @@ def test_what_is_said_of_the_end_is_computed_in_float64(
     assert model.gap_ == pytest.approx((squares / 2 / values).max(), rel=1e-6)
 
 
+@pytest.mark.parametrize("mean", [300.0, 10_000.0])
+def test_a_common_part_that_drowns_float32_ends_in_few_steps(mean: float) -> None:
+    """Sums over two equal classes all but cancel, so that rounding outweighs the gradient at zero."""
+    rng = np.random.default_rng(0)
+    y = np.arange(3000) % 2
+    x = (mean + rng.normal(size=(3000, 40)) + 0.1 * y[:, None]).astype(np.float32)
+    model = L2SVM(C=1e-3, route="primal", precision="float32").fit(x, y)
+    assert model.n_iter_ < 30
+    assert_at_the_optimum(x.astype(np.float64), y, model, 1e-3)
+
+
+def test_numbers_that_overflow_float32_leave_a_model_that_is_finite_and_says_it_is_not_there() -> None:
+    x = 1e15 * np.random.default_rng(0).normal(size=(100, 50)).astype(np.float32)
+    model = L2SVM(route="primal", precision="float32", max_iter=5)
+    with pytest.warns(ConvergenceWarning):
+        model.fit(x, np.arange(100) % 2)
+    assert np.isfinite(model.coef_).all()
+
+
 def test_a_path_gives_what_single_fits_give_in_the_order_asked_for() -> None:
     x, y = samples(150, 30, 3)
     cs = (1.0, 1e-3, 0.1)
