@@ -618,7 +618,7 @@ def _scores(store: Store, stage: Stage) -> Table | str:
     manifest = read_manifest(store, stage.address)
     lines = score_lines(store, manifest) if manifest else []
     if not lines:
-        return "nothing was judged: evaluate.sets is empty; name labelled sets (docs/evaluation.md)"
+        return "no labelled set was judged: evaluate.sets is empty; name some (docs/evaluation.md)"
     table = _table()
     for column, heading in enumerate(HEAD):
         table.add_column(heading, justify="right" if column in NUMBERS else "left", overflow="fold")

@@ -32,6 +32,8 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 CIFAR_LABELS, SVHN_LABELS = 400, 100
 """Labels a class in the paper's tables 1 and 2."""
+_DIGITS = 1797
+"""All images of scikit-learn's digits."""
 SVHN_VALIDATION = 10_000
 """Training images that choose C in table 2."""
 
@@ -584,6 +586,11 @@ class EvaluateConfig(Section):
                 "cifar10": CIFAR_LABELS * classes * self.folds,
                 "svhn": SVHN_VALIDATION + SVHN_LABELS * classes,
             }.get(each.protocol, 1)
+            if each.kind == "digits" and least > _DIGITS:
+                raise ValueError(
+                    f"labelled set {each.name}: the protocol {each.protocol} needs {least:,} training "
+                    f"images, and the digits are {_DIGITS:,}: take protocol = 'labelled'"
+                )
             if self.max_train < least:
                 raise ValueError(
                     f"labelled set {each.name}: the protocol {each.protocol} needs {least:,} training images "

@@ -120,6 +120,12 @@ def build(config: PipelineConfig, preset: str, *, upto: str = "all", gpus: int =
         add(train)
         if "evaluate" in wanted and upto != "analyze":
             judged_on = config.evaluate.located(config.scrape)
+            for labelled in judged_on.sets:
+                if labelled.protocol == "mnist-nn" and not train.spec.classes:
+                    raise ConfigError(
+                        f"labelled set {labelled.name}: the protocol mnist-nn needs a generator that is told "
+                        f"classes, and {train.spec.name} is not: train.net=mnist28, or another protocol"
+                    )
             add(Features(seed, inputs("train"), preset, judged_on, size, gpus))
             add(Scores(seed, inputs("train", "features"), preset, judged_on, size, gpus))
             held_out = config.train.held_out

@@ -124,6 +124,13 @@ def draw(
         test_rows = np.arange(len(test_labels_N))
     else:
         test, test_labels_N = train, train.labels_N
+        sizes_K = np.bincount(train.labels_N, minlength=len(train.classes))
+        if 1 in sizes_K:
+            single = train.classes[list(sizes_K).index(1)]
+            raise ConfigError(
+                f"labelled set {spec.name}: class {single} has a single image, and a share of each class is "
+                "held out to test; add images of it, leave it out, or name a test part"
+            )
         train_rows, test_rows = stratified_split(train.labels_N, test_share, split_rng)
     available_K = np.bincount(train.labels_N[train_rows], minlength=len(train.classes))
     train_rows = train_rows[balanced_draw(train.labels_N[train_rows], max_train, train_rng)]

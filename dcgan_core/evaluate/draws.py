@@ -78,7 +78,7 @@ def stratified_split(
     if sizes_K.min() < 2:
         raise ConfigError(
             f"class {classes_K[sizes_K.argmin()]} has a single image and cannot be split; "
-            "add images of it, leave it out, or raise evaluate.max_train"
+            "add images of it or leave it out"
         )
     held_K = np.clip(np.rint(share * sizes_K), 1, sizes_K - 1)
     is_held_N = _ranks(labels_N, rng) < held_K[places_N]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 
 _MOST_NUMBERS = 20
 """Classes up to which counts are written into the cells."""
+_LETTERS = 8
+"""Letters of a title to an inch of the picture, colour bar and labels left out."""
 
 
 def confusion_png(confusion_CC: NDArray[np.int64], classes: Sequence[str], title: str) -> bytes:
@@ -22,7 +25,8 @@ def confusion_png(confusion_CC: NDArray[np.int64], classes: Sequence[str], title
     totals_C1 = confusion_CC.sum(1, keepdims=True)
     shares_CC = confusion_CC / np.maximum(totals_C1, 1)
     drawn = axes.imshow(shares_CC, cmap="Blues", vmin=0, vmax=1)
-    axes.set(title=title, xlabel="predicted", ylabel="true")
+    axes.set(xlabel="predicted", ylabel="true")
+    axes.set_title(textwrap.fill(title, int(_LETTERS * side)), fontsize="medium")
     if count <= 2 * _MOST_NUMBERS:
         axes.set_xticks(range(count), classes, rotation=90)
         axes.set_yticks(range(count), classes)

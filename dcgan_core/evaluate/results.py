@@ -6,36 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from dcgan_core.evaluate.paper_tables import BESIDE, ERRORS, TABLES, table_of
 from dcgan_core.evaluate.published import QUANTITIES, Measured, Table, aligned, markdown
 from dcgan_core.evaluate.score_table import measure_lines
 
-TABLES: dict[tuple[str, str], Table] = {
-    ("cifar10", "all labels"): "cifar10",
-    ("cifar10", "400 labels per class"): "cifar10-400",
-    ("svhn", "1,000 labels"): "svhn-1000",
-    ("mnist-nn", "nearest of 50,000"): "mnist-nn-50k",
-    ("mnist-nn", "nearest of 10,000,000"): "mnist-nn-10m",
-}
-"""The paper's table of a set's protocol and what is learned from."""
-BESIDE: dict[tuple[Table, str], str] = {
-    ("cifar10", "discriminator"): "dcgan",
-    ("cifar10", "kmeans"): "kmeans-1",
-    ("cifar10-400", "discriminator"): "dcgan",
-    ("cifar10-400", "kmeans"): "kmeans-1",
-    ("svhn-1000", "discriminator"): "dcgan",
-    ("svhn-1000", "knn"): "knn",
-    ("mnist-nn-50k", "samples"): "dcgan",
-    ("mnist-nn-50k", "images"): "real",
-    ("mnist-nn-10m", "samples"): "dcgan",
-}
-"""The published row that a kind of features replicates. The supervised CNN's is a validation error, which
-stands in our row's notes: what we state are errors of the test part."""
-_OF_SET: dict[Table, str] = {"cifar10": "cifar10", "cifar10-400": "cifar10", "svhn-1000": "svhn"}
-"""How the names begin of the sets that stand in a table."""
-_CIFAR_ALL = 50_000
 _QUADRANTS = 4  # features of K-means for each unit (Coates, Ng and Lee 2011)
-ERRORS: frozenset[Table] = frozenset({"svhn-1000", "mnist-nn-50k", "mnist-nn-10m"})
-"""Tables of errors; the others are of accuracies."""
 
 HEAD = """# Results
 
@@ -123,7 +98,7 @@ def page(records: Sequence[Record | Measures]) -> str:
             _measured(table, record, row, number)
             for number, record in judged
             for row in record.rows
-            if table_of(record, row) == table
+            if table_of(record.set, record.protocol, row) == table
         ]
         if measured:
             parts.append(f"## {_title(table)}\n\n{markdown(table, measured)}")
@@ -131,7 +106,7 @@ def page(records: Sequence[Record | Measures]) -> str:
         (number, record, row)
         for number, record in judged
         for row in record.rows
-        if table_of(record, row) is None
+        if table_of(record.set, record.protocol, row) is None
     ]
     if others:
         parts.append(_others(others))
@@ -139,21 +114,6 @@ def page(records: Sequence[Record | Measures]) -> str:
         parts.append(_generators(drawn))
     parts.append("## Runs\n\n" + "\n".join(_about(number, record) for number, record in numbered))
     return "\n".join(parts)
-
-
-def table_of(record: Record, row: dict[str, Any]) -> Table | None:
-    """The paper's table that a row stands in, if any.
-
-    Only a set of the table's own name stands there; and all labels of CIFAR-10, under either protocol, are
-    its 50,000 training images.
-    """
-    protocol = record.protocol
-    if protocol == "labelled" and row["protocol"] == "all labels" and record.set.startswith("cifar10"):
-        protocol = "cifar10"
-    table = TABLES.get((protocol, row["protocol"]))
-    if table is None or not record.set.startswith(_OF_SET.get(table, "")):
-        return None
-    return None if table == "cifar10" and row["train"] < _CIFAR_ALL else table
 
 
 def _others(others: Sequence[tuple[int, Record, dict[str, Any]]]) -> str:

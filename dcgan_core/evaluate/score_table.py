@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from dcgan_core.artifacts import Manifest, read_part
+from dcgan_core.evaluate.paper_tables import papers_accuracy
 from dcgan_core.storage import Store
 
 HEAD: tuple[str, ...] = ("set", "learned from", "features", "accuracy %", "sd", "train", "test", "note")
@@ -30,6 +31,8 @@ class ScoreLine:
     train: int
     test: int
     converged: bool
+    paper: float | None = None
+    """Percent that the paper reports for what this replicates."""
 
     @property
     def cells(self) -> tuple[str, ...]:
@@ -42,8 +45,14 @@ class ScoreLine:
             "" if self.sd is None else f"{100 * self.sd:.2f}",
             f"{self.train:,}",
             f"{self.test:,}",
-            "" if self.converged else "the solver had not converged",
+            "; ".join(self._notes()),
         )
+
+    def _notes(self) -> Iterator[str]:
+        if self.paper is not None:
+            yield f"paper: {self.paper:.2f}"
+        if not self.converged:
+            yield "the solver had not converged"
 
 
 def score_lines(store: Store, scores: Manifest) -> list[ScoreLine]:
@@ -61,6 +70,7 @@ def score_lines(store: Store, scores: Manifest) -> list[ScoreLine]:
                 train=row["train"],
                 test=row["test"],
                 converged=row["converged"],
+                paper=papers_accuracy(score["set"], score["protocol"], score["kind"], row),
             )
             for row in score["rows"]
         ]

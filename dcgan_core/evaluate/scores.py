@@ -176,7 +176,9 @@ class Scores(OverSets):
         from dcgan_core.evaluate.pictures import confusion_png
 
         for place, outcome in enumerate(found):
-            picture = confusion_png(outcome.confusion_CC, classes, f"{about}, {outcome.protocol}")
+            draws = len(outcome.accuracies)
+            title = f"{about}, {outcome.protocol}" + (f", sum of {draws} draws" if draws > 1 else "")
+            picture = confusion_png(outcome.confusion_CC, classes, title)
             name = f"confusion-{number}-{place}.png"
             yield write_part(store, self.address, name, picture, is_data=False)
 

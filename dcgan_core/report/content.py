@@ -177,8 +177,10 @@ class ScoreRow:
     low: float
     high: float
     """95 % interval of the accuracy."""
-    c: float | None
-    """None for what has none."""
+    sd: float | None
+    """Standard deviation over folds or draws; None for a single one."""
+    chosen: str
+    """The C or k that was chosen; empty for what has none."""
     converged: bool
 
 

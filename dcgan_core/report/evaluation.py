@@ -31,7 +31,7 @@ def scored_sets(store: Store, scores: Manifest | None, config: PipelineConfig) -
     found = []
     for name, same in by_set.items():
         first, lines = same[0], [row for score in same for row in score["rows"]]
-        rows = tuple(map(_score_row, lines))
+        rows = tuple(_score_row(score["kind"], row) for score in same for row in score["rows"])
         seen = kinds.get(name) == "lfw" and config.scrape.source == "demo"
         found.append(
             ScoredSet(
@@ -48,7 +48,8 @@ def scored_sets(store: Store, scores: Manifest | None, config: PipelineConfig) -
     return tuple(found)
 
 
-def _score_row(row: dict[str, Any]) -> ScoreRow:
+def _score_row(kind: str, row: dict[str, Any]) -> ScoreRow:
+    name = "k" if kind == "knn" else "C"
     return ScoreRow(
         features=row["features"],
         protocol=row["protocol"],
@@ -56,7 +57,8 @@ def _score_row(row: dict[str, Any]) -> ScoreRow:
         accuracy=row["accuracy"],
         low=row["ci95"][0],
         high=row["ci95"][1],
-        c=row["c"],
+        sd=row["sd"],
+        chosen="" if row["c"] is None else f"{name} = {row['c']:g}",
         converged=row["converged"],
     )
 

@@ -178,7 +178,7 @@ def test_images_are_cut_to_their_central_square(tmp_path: Path) -> None:
         ({"image": coloured([0, 1]), "label": [0, -1]}, "negative labels"),
         ({"image": coloured([0, 0]), "label": [0, 0]}, "of one class"),
         ({"image": pa.array([], pa.binary()), "label": pa.array([], pa.int64())}, "no rows"),
-        ({"image": coloured([0, 1, 1]), "label": [0, 1, 1]}, "class 0 has a single image"),
+        ({"image": coloured([0, 1, 1]), "label": [0, 1, 1]}, "labelled set mine: class 0 has a single image"),
         ({"image": [*coloured([0, 0, 1]), b"junk"], "label": [0, 0, 1, 1]}, "row 3 of set.parquet is not"),
         ({"image": [*coloured([0, 0, 1]), None], "label": [0, 0, 1, 1]}, "row 3 of set.parquet is not"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -12,6 +13,7 @@ from dcgan_core import cli
 from dcgan_core.artifacts import all_manifests, read_part
 from dcgan_core.backend import LocalBackend
 from dcgan_core.cli import app
+from dcgan_core.evaluate.paper_tables import papers_accuracy
 from dcgan_core.evaluate.score_table import HEAD, ScoreLine, score_lines
 from dcgan_core.pipeline import load_pipeline
 from dcgan_core.stage import run
@@ -54,6 +56,28 @@ def test_cells_are_percent_and_say_what_has_not_converged() -> None:
     assert (single.cells[4], single.cells[-1]) == ("", "")
 
 
+@pytest.mark.parametrize(
+    ("name", "protocol", "kind", "row", "expected"),
+    [
+        ("cifar10", "cifar10", "discriminator", {"protocol": "all labels", "train": 50_000}, 82.8),
+        ("cifar10", "labelled", "discriminator", {"protocol": "all labels", "train": 50_000}, 82.8),
+        ("cifar10", "cifar10", "discriminator", {"protocol": "all labels", "train": 10_000}, None),
+        ("cifar10", "cifar10", "kmeans", {"protocol": "400 labels per class", "train": 4000}, 63.7),
+        ("cifar10", "cifar10", "pixels", {"protocol": "all labels", "train": 50_000}, None),
+        ("svhn", "svhn", "discriminator", {"protocol": "1,000 labels", "train": 1000}, 77.52),
+        ("digits", "svhn", "discriminator", {"protocol": "1,000 labels", "train": 1000}, None),
+    ],
+)
+def test_the_papers_figure_stands_beside_what_replicates_it(
+    name: str, protocol: str, kind: str, row: dict[str, Any], expected: float | None
+) -> None:
+    found = papers_accuracy(name, protocol, kind, row)
+    assert found == (None if expected is None else pytest.approx(expected))
+    line = ScoreLine(name, row["protocol"], kind, 0.5, None, 1, 1, False, found)
+    noted = "the solver had not converged"
+    assert line.cells[-1] == (f"paper: {expected:.2f}; {noted}" if expected else noted)
+
+
 def test_the_command_ends_with_the_table(
     tiny: Tiny, finished_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -70,7 +94,7 @@ def test_the_command_ends_with_the_table(
         assert " ".join(" ".join(line.cells).split()) in shown
     nothing = ["-o", "evaluate.sets=[]"]
     ended = CliRunner().invoke(app, ["run", "evaluate", "-p", tiny.preset, *words, *nothing])
-    assert "nothing was judged: evaluate.sets is empty" in " ".join(ended.output.split())
+    assert "no labelled set was judged: evaluate.sets is empty" in " ".join(ended.output.split())
 
 
 def test_there_is_a_line_for_the_terminal_of_each_protocol(

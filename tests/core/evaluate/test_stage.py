@@ -109,8 +109,16 @@ def test_another_protocol_of_a_set_is_another_answer(tiny: Tiny, finished_store:
     few = {**FEW, "labels_per_class": [], "baselines": ["pixels"], "max_train": 11_000}
     run_all(tiny, finished_store, **few)
     again = {**few, "sets": [{"name": "digits", "kind": "digits", "protocol": "svhn"}]}
-    with pytest.raises(ConfigError, match=r"labelled set digits: the protocol svhn chooses C by 10,000"):
+    with pytest.raises(
+        ConfigError, match=r"labelled set digits: the protocol svhn needs 11,000 .* the digits are 1,797"
+    ):
         run_all(tiny, finished_store, **again)
+
+
+def test_a_generator_without_classes_is_refused_before_it_is_trained(tiny: Tiny) -> None:
+    sets = [{"name": "digits", "kind": "digits", "protocol": "mnist-nn"}]
+    with pytest.raises(ConfigError, match=r"digits: the protocol mnist-nn .* is not: train\.net=mnist28"):
+        load_pipeline(tiny.preset, {**tiny.changed(), "evaluate.sets": sets})
 
 
 def test_a_run_is_kept_as_a_record_and_shown_on_the_page(

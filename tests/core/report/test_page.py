@@ -193,6 +193,18 @@ def test_honest_notes_stand_beside_the_scores(
     assert "had converged on: raw pixels" in text
 
 
+def test_a_row_over_draws_has_its_deviation_and_what_was_chosen(
+    store: Store, manifests: dict[str, Manifest], config: PipelineConfig
+) -> None:
+    (scored,) = gather(store, manifests, config, "demo").scores
+    page = render(gather(store, manifests, config, "demo"), artifacts="../../..")
+    line = next(line for line in page.splitlines() if "nearest neighbours, 10 labels per class" in line)
+    assert "70.0 ± 3.2 %" in line
+    assert "k = 3" in line
+    assert '<td class="number"></td>' in line  # no width
+    assert [row.chosen for row in scored.rows] == ["C = 0.1"] * 3 + ["k = 3"]
+
+
 def test_artifacts_are_linked_with_those_they_came_from(
     store: Store, manifests: dict[str, Manifest], config: PipelineConfig
 ) -> None:
@@ -347,6 +359,7 @@ def _scores(store: Store, classes: list[str]) -> Manifest:
         "protocol": "all labels",
         "width": 10,
         "c": 0.1,
+        "sd": None,
         "converged": True,
         "confusion": [[20, 5], [1, 24]],
     }
@@ -355,9 +368,25 @@ def _scores(store: Store, classes: list[str]) -> Manifest:
         {**row, "features": "untrained discriminator", "accuracy": 0.6, "ci95": [0.5, 0.7]},
         {**row, "features": "raw pixels", "accuracy": 0.8, "ci95": [0.7, 0.85], "converged": False},
     ]
-    score = {"set": "lfw", "source": "a set", "classes": classes, "train": 90, "test": 50, "rows": rows}
-    file = _text(store, _address("scores"), "scores-00000.json", json.dumps(score))
-    return _manifest("scores", [Receipt(part=0, key="0", files=(file,))], {})
+    neighbours = {
+        "features": "nearest neighbours",
+        "accuracy": 0.7,
+        "ci95": [0.6, 0.75],
+        "c": 3.0,
+        "sd": 0.0318,
+    }
+    few = {"protocol": "10 labels per class", "width": 0}
+    score = {"set": "lfw", "source": "a set", "classes": classes, "train": 90, "test": 50}
+    parts = [
+        {**score, "kind": "discriminator", "rows": rows},
+        {**score, "kind": "knn", "rows": [{**row, **neighbours, **few}]},
+    ]
+    files = [
+        _text(store, _address("scores"), f"scores-{number:05d}.json", json.dumps(part))
+        for number, part in enumerate(parts)
+    ]
+    receipts = [Receipt(part=number, key=str(number), files=(file,)) for number, file in enumerate(files)]
+    return _manifest("scores", receipts, {})
 
 
 def _figures(store: Store) -> Manifest:
