@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import ClassVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +58,7 @@ class _FittedSVM:
 class Svm:
     """L2-SVMs; values are C."""
 
+    climbs: ClassVar[bool] = True
     device: str = "cpu"
 
     def path(
@@ -122,6 +123,7 @@ class _Neighbourhood:
 class Neighbours(OneByOne):
     """Nearest neighbours; values are k. There is nothing to learn."""
 
+    climbs: ClassVar[bool] = False
     device: str = "cpu"
 
     def path(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,9 @@ class Fitted(Protocol):
 class Machine(Protocol):
     """What learns: fits of the same rows under several values of C (or of k)."""
 
+    climbs: ClassVar[bool]
+    """Whether larger values take so much longer that none is tried once the accuracy has fallen."""
+
     def path(
         self,
         features_NF: Features,
@@ -65,6 +68,8 @@ class Machine(Protocol):
 
 class OneByOne:
     """A machine whose fits have nothing to share when they predict."""
+
+    climbs: ClassVar[bool] = True
 
     def products(self, features_NF: Features) -> Products | None:
         return None
@@ -359,7 +364,7 @@ def _climbed(
     svm_c: Sequence[float],
     products_NN: Products | None = None,
 ) -> tuple[Trial, ...]:
-    """Mean accuracy over (fitted, held) rows, from the smallest C on until it has plainly fallen.
+    """Mean accuracy over (fitted, held) rows, from the smallest C on until it has plainly fallen; of all k.
 
     That is: by more than its standard error below the best, or twice in a row below it. Large C take the
     longest by far, and fit the training rows ever closer.
@@ -386,7 +391,7 @@ def _climbed(
         trials.append(Trial(c, accuracy, len(parts), all(fit.converged for fit in fits)))
         falls = falls + 1 if accuracy < best else 0
         best = max(best, accuracy)
-        if falls > 1 or best - accuracy > math.sqrt(best * (1 - best) / many):
+        if machine.climbs and (falls > 1 or best - accuracy > math.sqrt(best * (1 - best) / many)):
             break
     return tuple(trials)
 

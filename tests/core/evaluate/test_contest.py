@@ -155,3 +155,11 @@ def test_inner_products_that_folds_share_change_no_answer() -> None:
     assert with_.chosen_c == without.chosen_c
     assert np.mean(with_.predictions_M == without.predictions_M) >= 0.995
     assert with_.accuracy == pytest.approx(without.accuracy, abs=0.005)
+
+
+def test_every_k_is_tried_as_neighbours_are_sought_once() -> None:
+    """Also those after accuracies that have fallen twice: unlike C, larger k cost nothing."""
+    config = chosen(knn_k=(1, 200, 400, 600, 3))
+    trials = outcomes(labelled(), config, split(), Neighbours(), seed=0)[0].trials
+    assert [trial.c for trial in trials] == [1, 3, 200, 400, 600]
+    assert trials[-1].accuracy < trials[1].accuracy - 0.1
