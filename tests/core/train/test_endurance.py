@@ -6,6 +6,7 @@ import json
 import shutil
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -182,7 +183,8 @@ def test_a_disk_that_is_full_at_a_checkpoint_ends_the_run_and_costs_nothing_else
 
         def report(done: float, total: float, note: str) -> None:
             if done == 5:
-                filler.write_bytes(_rest(folder))
+                with suppress(OSError):  # the last checkpoint may be on its way, then there is less room
+                    filler.write_bytes(_rest(folder))
 
         runtime = LocalRuntime(CPU.device, report)
         with pytest.raises(StorageUnusable, match=r"the disk is full\. Free space"):
