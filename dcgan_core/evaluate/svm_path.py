@@ -64,7 +64,7 @@ def solve_path(
     by_gram: Iterator[tuple[Tensor, int]] | None = None
     if takes_gram(effort.route, *x_NF.shape, values=len(set(cs)), known=gram_NN is not None):
         gram = gram_of(blocks) if gram_NN is None else torch.tensor(gram_NN, dtype=torch.float64)
-        by_gram = _by_gram(gram.to(blocks.device), space, signs, cs, intercept, effort)
+        by_gram = _by_gram(gram.to(blocks.device), space, signs, cs, intercept, effort, quick)
     forces_K = forces(space, signs)
     for c in sorted(set(cs)):
         w_KD, steps = next(by_gram) if by_gram else (w_KD, 0)
@@ -89,11 +89,12 @@ def _by_gram(
     cs: Sequence[float],
     intercept: bool,
     effort: Effort,
+    quick: torch.dtype,
 ) -> Iterator[tuple[Tensor, int]]:
     """From the smallest C on: the weights that the Gram matrix leads to, and the Newton steps it took."""
     if intercept:
         gram_NN += 1
-    spanned = GramSpace(gram_NN)
+    spanned = GramSpace(gram_NN, quick=quick)
     tighter = Goal(effort.goal.gradient / 2, effort.goal.gap / 4)
     forces_K, v_KD = forces(spanned, signs_NK), spanned.zeros(signs_NK.shape[1])
     for c in sorted(set(cs)):

@@ -211,14 +211,17 @@ class GramSpace:
 
     The optimum is among these, and here a step costs N x N, not N x F. ``gram_NN`` float64 is X X^T, plus 1
     with an intercept. Decision values follow their coefficients through every sum, so that inner products
-    cost nothing and one product with the matrix is all that a step takes.
+    cost nothing and one product with the matrix is all that a step takes. ``quick``: of products within a
+    Newton step; what it rounds stays in the decision values, by far less than what the features tell in the
+    end.
     """
 
     DIRECT = 512
     """Active samples up to which the equations are solved by Cholesky's decomposition."""
 
-    def __init__(self, gram_NN: Tensor) -> None:
+    def __init__(self, gram_NN: Tensor, *, quick: torch.dtype = torch.float64) -> None:
         self.samples, self._gram_NN = len(gram_NN), gram_NN
+        self._quick_NN = gram_NN.to(quick) if len(gram_NN) > self.DIRECT else gram_NN
         self._sample: Sample | None = None
 
     def zeros(self, classes: int) -> Tensor:
@@ -229,14 +232,15 @@ class GramSpace:
 
     def curvature(self, v_KD: Tensor, active_NK: Tensor) -> tuple[Tensor, Tensor]:
         z_NK = v_KD[:, self.samples :].T
-        return z_NK, self._with_values((z_NK * active_NK).T)
+        return z_NK, self._with_values((z_NK * active_NK).T, self._quick_NN)
 
     def pressed(self, w_KD: Tensor, signs_NK: Tensor, *, exact: bool) -> tuple[Tensor, Tensor]:
         z_NK = w_KD[:, self.samples :].T
-        return z_NK, self._with_values((signs_NK * (1 - signs_NK * z_NK).clamp_min(0)).T)
+        return z_NK, self._with_values((signs_NK * (1 - signs_NK * z_NK).clamp_min(0)).T, self._gram_NN)
 
     def sharpen(self) -> bool:
-        return False
+        was, self._quick_NN = self._quick_NN.dtype, self._gram_NN
+        return was != torch.float64
 
     def solved(self, active_NK: Tensor, signs_NK: Tensor, c: float) -> tuple[Tensor, Tensor] | None:
         """Coefficients a with (K_AA + I / 2C) a_A = y_A, 0 elsewhere (Chapelle 2007, section 3.1)."""
@@ -252,7 +256,7 @@ class GramSpace:
                 return None
             y_A1 = signs_NK[rows_A, k, None]
             coefficients_KN[k, rows_A] = torch.cholesky_solve(y_A1, factor_AA)[:, 0]
-        minima_KD = self._with_values(coefficients_KN)
+        minima_KD = self._with_values(coefficients_KN, self._gram_NN)
         return minima_KD, minima_KD[:, self.samples :].T
 
     def sample(self) -> Sample | None:
@@ -274,8 +278,9 @@ class GramSpace:
         """(N, K)."""
         return w_KD[:, : self.samples].T
 
-    def _with_values(self, coefficients_KN: Tensor) -> Tensor:
-        return torch.cat([coefficients_KN, coefficients_KN @ self._gram_NN], 1)
+    def _with_values(self, coefficients_KN: Tensor, gram_NN: Tensor) -> Tensor:
+        values_KN = combined(coefficients_KN.to(gram_NN.dtype), gram_NN).double()
+        return torch.cat([coefficients_KN, values_KN], 1)
 
 
 def gram_of(blocks: Blocks) -> Tensor:

@@ -345,6 +345,18 @@ def test_the_gram_route_is_the_same_with_and_without_decompositions(monkeypatch:
     assert by_steps.objective_ == pytest.approx(direct.objective_, rel=2 * GAP)
 
 
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("c", CS)
+def test_the_gram_route_with_float32_products_ends_at_the_optimum(
+    name: str, c: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dcgan_core.evaluate.svm_spaces import GramSpace
+
+    monkeypatch.setattr(GramSpace, "DIRECT", -1)
+    x, y = CASES[name]
+    assert_at_the_optimum(x, y, L2SVM(C=c, route="gram", precision="float32").fit(x, y), c)
+
+
 def test_the_route_follows_from_the_shape() -> None:
     assert takes_gram("auto", 1000, 7168, values=1, known=False)
     assert not takes_gram("auto", 20_000, 28_672, values=7, known=False)  # 3 GiB
