@@ -25,7 +25,8 @@ from benchmarks.common import command, machine, print_result
 from dcgan_core.artifacts import now
 from dcgan_core.config import EvaluateConfig, LabelledSet
 from dcgan_core.evaluate.contest import Svm, outcomes
-from dcgan_core.evaluate.datasets import load
+from dcgan_core.evaluate.datasets import draw
+from dcgan_core.evaluate.enough import check_enough
 from dcgan_core.evaluate.feature_files import create, fill
 from dcgan_core.evaluate.features import batch_norm_mode, calibration_batches, feature_width
 from dcgan_core.evaluate.protocols import Outcome, Split, row_of
@@ -129,7 +130,7 @@ def judged(
 ) -> tuple[list[Outcome], dict[str, Any]]:
     """Features of both halves, float16 on the disk, then the protocols."""
     device = chosen_device(options.device)
-    data = load(
+    drawn = draw(
         spec,
         size=options.size or net.spec.size,
         test_share=config.test_share,
@@ -137,6 +138,8 @@ def judged(
         max_test=config.max_test,
         seed=options.seed,
     )
+    check_enough(spec, config, drawn.counts)
+    data = drawn.read()
     images = {"train": data.train_images_NHW3, "test": data.test_images_NHW3}
     net.to(device)
     with torch.no_grad():
