@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dcgan_core.evaluate.published import PUBLISHED, Table
+from dcgan_core.evaluate.published import Table, published
 
 TABLES: dict[tuple[str, str], Table] = {
     ("cifar10", "all labels"): "cifar10",
@@ -52,8 +52,8 @@ def table_of(name: str, protocol: str, row: Mapping[str, Any]) -> Table | None:
 def papers_accuracy(name: str, protocol: str, kind: str, row: Mapping[str, Any]) -> float | None:
     """Percent that the paper reports for what a row replicates, errors as accuracies; None: nothing."""
     table = table_of(name, protocol, row)
-    key = None if table is None else BESIDE.get((table, kind))
-    for published in PUBLISHED:
-        if (published.table, published.key) == (table, key):
-            return 100 - published.value if published.table in ERRORS else published.value
-    return None
+    if table is None:
+        return None
+    values = {each.key: each.value for each in published(table)}
+    value = values.get(BESIDE.get((table, kind), ""))
+    return 100 - value if value is not None and table in ERRORS else value

@@ -40,7 +40,8 @@ class L2SVM(ClassifierMixin, BaseEstimator):
         products, float64 (N, N); "auto" takes what costs less, never "gram" with more samples than features.
     device: torch's.
     precision: of the many products within a Newton step. "auto" is float32, and float64 for small sets or
-        where float32 gets no further. Gradients that steps start from, or that decide the end, are float64.
+        where float32 gets no further. So are gradients far from the end; all that is said of the end is
+        float64.
     block_bytes: largest block of features; None: 64 MiB, on a GPU 256 MiB.
     warm_start: start from the last fit's weights where they have the same shape (primal route).
     """
@@ -283,7 +284,7 @@ def _check_finite(x_NF: NDArray[np.floating]) -> None:
     """Raise ValueError as scikit-learn does, without its temporary as large as the features."""
     step = max(1, _CHECKED // x_NF.shape[1])
     for start in range(0, len(x_NF), step):
-        block_BF = x_NF[start : start + step]  # numpy sums float16 one by one
-        assert_all_finite(
-            block_BF.astype(np.float32) if block_BF.dtype == np.float16 else block_BF, input_name="X"
-        )
+        block_BF = x_NF[start : start + step]
+        if block_BF.dtype == np.float16:
+            block_BF = block_BF.astype(np.float32)  # numpy sums float16 slowly
+        assert_all_finite(block_BF, input_name="X")

@@ -110,9 +110,8 @@ def minimise(
         )
         if not lengths_L.any() and not space.sharpen():
             break  # nothing leads down that rounding does not hide
-        w_KD[open_L] += torch.where(
-            lengths_L[:, None] > 0, lengths_L[:, None] * step_LD, 0.0
-        )  # 0 x inf is none
+        moves_L1 = lengths_L[:, None] > 0  # what overflowed does not, and 0 x inf is no number
+        w_KD[open_L] += torch.where(moves_L1, lengths_L[:, None] * step_LD, 0.0)
     return _optimum(w_KD, objectives_K, norms_K, starts_K, goal, iteration)
 
 

@@ -212,8 +212,7 @@ class GramSpace:
     The optimum is among these, and here a step costs N x N, not N x F. ``gram_NN`` float64 is X X^T, plus 1
     with an intercept. Decision values follow their coefficients through every sum, so that inner products
     cost nothing and one product with the matrix is all that a step takes. ``quick``: of products within a
-    Newton step; what it rounds stays in the decision values, by far less than what the features tell in the
-    end.
+    Newton step. What it rounds stays in the decision values; whoever needs more looks at the features.
     """
 
     DIRECT = 512
