@@ -12,7 +12,6 @@ evaluate`; --record keeps the outcome beside its records, from which `dcgan resu
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -38,6 +37,7 @@ from dcgan_core.models.sampling import chosen_device
 from dcgan_core.models.specs import spec_from_json
 from dcgan_core.models.weights import description, load_authors_svhn, load_net
 from dcgan_core.storage import sha256_of_file
+from dcgan_core.terminal import LogLines
 
 _UNSAID = ("--record", "--note", "--trained-on", "--images-seen")
 
@@ -151,7 +151,9 @@ def judged(
         files[half] = create(folder / f"{half}.npy", len(pixels), width, config.feature_type)
         fill(files[half], ready, pixels, device=device)
     split = Split(files["train"].open(), data.train_labels_N, files["test"].open(), data.test_labels_N)
-    found = outcomes(spec, config, split, Svm(device), seed=options.seed, progress=said)
+    found = outcomes(
+        spec, config, split, Svm(device), seed=options.seed, progress=LogLines(spec.name, "sets", print)
+    )
     return found, {
         "source": data.source,
         "classes": len(data.classes),
@@ -168,10 +170,6 @@ def row(outcome: Outcome, width: int) -> dict[str, Any]:
     """As records keep it."""
     about = {"kind": "discriminator", "features": "discriminator", "width": width}
     return {**about, **without_details(row_of(outcome))}
-
-
-def said(done: float, total: float, note: str) -> None:
-    print(json.dumps({"done": done, "total": total, "note": note}), flush=True)
 
 
 if __name__ == "__main__":

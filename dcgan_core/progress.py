@@ -17,6 +17,18 @@ def silent(done: float, total: float, note: str) -> None:
     """Shows nothing."""
 
 
+def share_of(progress: Progress, begin: float, end: float) -> Progress:
+    """What a piece of work reports to, in a unit of its own, that takes the whole from ``begin`` to ``end``.
+
+    Both are shares of the whole, 0 to 1: pieces one after the other never take it back.
+    """
+
+    def told(done: float, total: float, note: str) -> None:
+        progress(begin + (end - begin) * (done / total if total else 1.0), 1.0, note)
+
+    return told
+
+
 @dataclass
 class Pace:
     """How fast work goes, from the reports of the last two minutes, or from the last two if they are rarer.

@@ -124,7 +124,8 @@ def _count(pace: Pace, unit: str, note: str, *, aligned: bool = False) -> str:
 
 
 def _percent(pace: Pace) -> str:
-    return f"{int(100 * pace.done / pace.total)}%" if pace.total > 1 else ""
+    within_one = 0 < pace.done < pace.total
+    return f"{int(100 * pace.done / pace.total)}%" if pace.total > 1 or within_one else ""
 
 
 def _remark(pace: Pace, unit: str, note: str) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
 from dcgan_core.errors import DcganError
 from dcgan_core.progress import Progress
+
+_WRITE_SECONDS = 0.2
 
 
 class Board:
@@ -37,14 +40,18 @@ class Board:
         return self._error
 
 
-@dataclass(frozen=True)
+@dataclass
 class BoardProgress:
-    """Progress that goes to a board; does not wait for it."""
+    """Progress that goes to a board, a few times a second; does not wait for it."""
 
     board: Any
+    _next: float = 0.0
 
     def __call__(self, done: float, total: float, note: str) -> None:
-        self.board.write.remote(done, total, note)
+        now = time.monotonic()
+        if now >= self._next or done >= total:
+            self._next = now + _WRITE_SECONDS
+            self.board.write.remote(done, total, note)
 
 
 def board_actor(ray: Any) -> Any:

@@ -33,7 +33,7 @@ from dcgan_core.evaluate.protocols import (
 from dcgan_core.evaluate.supervised import SearchTrial, random_search
 from dcgan_core.evaluate.svm import L2SVM, gram_matrix, predict_all
 from dcgan_core.models.specs import NetSpec
-from dcgan_core.progress import Progress, silent
+from dcgan_core.progress import Progress, share_of, silent
 
 _VALIDATION, _PATIENCE = 5000, 15
 _FEW_ROWS = 8192
@@ -69,9 +69,10 @@ class Svm:
         *,
         rough: bool = False,
         products_NN: Products | None = None,
+        progress: Progress = silent,
     ) -> Iterator[Fitted]:
         svm = L2SVM(tol=_ROUGH, gap=_ROUGH, device=self.device) if rough else L2SVM(device=self.device)
-        fits = svm.iter_path(features_NF, labels_N, values, products_NN)
+        fits = svm.iter_path(features_NF, labels_N, values, products_NN, progress)
         while True:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)  # outcomes say it
@@ -134,6 +135,7 @@ class Neighbours(OneByOne):
         *,
         rough: bool = False,
         products_NN: Products | None = None,
+        progress: Progress = silent,
     ) -> Sequence[Fitted]:
         around = _Surroundings(features_NF, labels_N, int(max(values)), self.device)
         return [_Neighbourhood(around, int(value)) for value in sorted(set(values))]
@@ -150,10 +152,20 @@ def outcomes(
 ) -> list[Outcome]:
     """Judge features by the protocols of their set. ConfigError where it has too few labels for one."""
     values: tuple[float, ...] = config.knn_k if isinstance(machine, Neighbours) else config.svm_c
+    wanted = (CIFAR_LABELS,) if spec.protocol == "cifar10" else config.labels_per_class
 
-    def few(per_class: int) -> Outcome:
+    def turn(place: int) -> Progress:  # all labels first, then each of the few: about as long
+        return share_of(progress, place / (1 + len(wanted)), (place + 1) / (1 + len(wanted)))
+
+    def few(place: int, per_class: int) -> Outcome:
         return folds(
-            data, machine, per_class=per_class, count=config.folds, svm_c=values, seed=seed, progress=progress
+            data,
+            machine,
+            per_class=per_class,
+            count=config.folds,
+            svm_c=values,
+            seed=seed,
+            progress=turn(1 + place),
         )
 
     if spec.protocol == "svhn":
@@ -170,10 +182,9 @@ def outcomes(
             )
         ]
     whole = all_labels(
-        data, machine, svm_c=values, validation_share=config.validation_share, seed=seed, progress=progress
+        data, machine, svm_c=values, validation_share=config.validation_share, seed=seed, progress=turn(0)
     )
-    wanted = (CIFAR_LABELS,) if spec.protocol == "cifar10" else config.labels_per_class
-    return [whole, *map(few, wanted)]
+    return [whole, *(few(place, per_class) for place, per_class in enumerate(wanted))]
 
 
 def supervised(

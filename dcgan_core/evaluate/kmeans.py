@@ -7,6 +7,7 @@ later paper (Coates and Ng 2012). Nothing here sees a label; what is learned is 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dcgan_core.errors import ConfigError
-from dcgan_core.progress import Progress, silent
+from dcgan_core.progress import Progress, share_of, silent
 
 CONTRAST = 10.0
 """Added to a patch's variance, of values 0 to 255, before it is divided by its square root."""
@@ -73,13 +74,12 @@ def kmeans_features(
     Patches, whitening, centroids and the features' means and deviations come from the training images alone.
     The authors' L2-SVM on them had C = 100 over the *mean* squared hinge: 100 / N as liblinear counts.
     With ``..._out`` (memory-mapped, say) features are written there. Same arguments, same device: same
-    features. ``progress`` counts images. Raises ConfigError for images without four quadrants of patches.
+    features. Raises ConfigError for images without four quadrants of patches.
     """
-    total = len(train_images_NHWC) + len(test_images_MHWC)
-
-    def learning(done: float, of: float, note: str) -> None:
-        progress(0, total, note)
-
+    images = len(train_images_NHWC) + len(test_images_MHWC)
+    places = math.prod(max(1, side - patch_size + 1) for side in train_images_NHWC.shape[1:3])
+    learning, training = patches * iterations, len(train_images_NHWC) * places  # each one row of distances
+    whole = learning + images * places
     encoder = learn(
         train_images_NHWC,
         centroids=centroids,
@@ -88,14 +88,12 @@ def kmeans_features(
         patch_size=patch_size,
         iterations=iterations,
         device=device,
-        progress=learning,
+        progress=share_of(progress, 0, learning / whole),
     )
-
-    def encoding(before: int) -> Progress:
-        return lambda done, of, note: progress(before + done, total, note)
-
-    train_NF = encode(encoder, train_images_NHWC, out=train_out_NF, progress=encoding(0))
-    test_MF = encode(encoder, test_images_MHWC, out=test_out_MF, progress=encoding(len(train_images_NHWC)))
+    seen = (learning + training) / whole
+    of_training, of_test = share_of(progress, learning / whole, seen), share_of(progress, seen, 1)
+    train_NF = encode(encoder, train_images_NHWC, out=train_out_NF, progress=of_training)
+    test_MF = encode(encoder, test_images_MHWC, out=test_out_MF, progress=of_test)
     mean_F, scale_F = moments(train_NF)
     for features_NF in (train_NF, test_MF):
         standardise(features_NF, mean_F, scale_F)

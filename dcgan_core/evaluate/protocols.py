@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcgan_core.evaluate.draws import held_out, per_class_draw, stratified_folds, stratified_split
-from dcgan_core.progress import Progress, silent
+from dcgan_core.progress import Progress, share_of, silent
 
 Rows = NDArray[np.int64]
 Features = NDArray[np.generic]
@@ -25,6 +25,8 @@ Products = NDArray[np.float64]
 
 SVHN_C = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2)
 """The authors' candidates for SVHN (dcgan.md, section 3)."""
+_CHOOSING = 0.6
+"""Share of learning from all labels, as it is reported, in which C is chosen."""
 
 
 class Fitted(Protocol):
@@ -50,10 +52,11 @@ class Machine(Protocol):
         *,
         rough: bool = False,
         products_NN: Products | None = None,
+        progress: Progress = silent,
     ) -> Iterable[Fitted]:
         """From the smallest value on, each made when it is asked for; ``rough``: near enough to compare.
 
-        ``products_NN``: what ``products`` said of these rows.
+        ``products_NN``: what ``products`` said of these rows. ``progress``: of all values.
         """
         ...
 
@@ -145,11 +148,14 @@ def all_labels(
     longer they take. Raises ConfigError where a class has a single row.
     """
     fitted, held = stratified_split(data.train_labels_N, validation_share, np.random.default_rng(seed))
-    progress(0, 2, f"choosing C on {len(held):,} images")
-    trials = _climbed(machine, data.train_NF, data.train_labels_N, [(fitted, held)], svm_c)
-    progress(1, 2, "learning from all labels")
-    chosen = best_of(trials).c
-    (machine_of_all,) = machine.path(data.train_NF, data.train_labels_N, [chosen])
+    doing = f"choosing C on {len(held):,} images"
+    progress(0, 1, doing)
+    choosing = _noted(share_of(progress, 0, _CHOOSING), doing)
+    trials = _climbed(machine, data.train_NF, data.train_labels_N, [(fitted, held)], svm_c, progress=choosing)
+    chosen, doing = best_of(trials).c, "learning from all labels"
+    progress(_CHOOSING, 1, doing)
+    learning = _noted(share_of(progress, _CHOOSING, 1), doing)
+    (machine_of_all,) = machine.path(data.train_NF, data.train_labels_N, [chosen], progress=learning)
     predictions_M = machine_of_all.predict(data.test_MF)
     return outcome_of(
         "all labels",
@@ -363,6 +369,7 @@ def _climbed(
     parts: Sequence[tuple[Rows, Rows]],
     svm_c: Sequence[float],
     products_NN: Products | None = None,
+    progress: Progress = silent,
 ) -> tuple[Trial, ...]:
     """Mean accuracy over (fitted, held) rows, from the smallest C on until it has plainly fallen; of all k.
 
@@ -378,6 +385,7 @@ def _climbed(
                 values,
                 rough=True,
                 products_NN=None if products_NN is None else products_NN[np.ix_(fitted, fitted)],
+                progress=progress,
             )
         )
         for fitted, _ in parts
@@ -394,6 +402,11 @@ def _climbed(
         if machine.climbs and (falls > 1 or best - accuracy > math.sqrt(best * (1 - best) / many)):
             break
     return tuple(trials)
+
+
+def _noted(progress: Progress, doing: str) -> Progress:
+    """The same with what is being done before each note."""
+    return lambda done, total, note: progress(done, total, f"{doing}, {note}")
 
 
 def _rows(features_NF: Features, rows: Rows) -> Features:

@@ -14,7 +14,7 @@ from dcgan_core.artifacts import PartFile, Receipt, write_part
 from dcgan_core.config import Json, LabelledSet
 from dcgan_core.errors import ConfigError
 from dcgan_core.evaluate.stage import OF_IMAGES, TRAINED, UNTRAINED, OverSets, features_of
-from dcgan_core.progress import Progress
+from dcgan_core.progress import Progress, share_of
 from dcgan_core.stage import Part, Summary
 from dcgan_core.storage import Store
 from dcgan_core.tables import write_rows
@@ -44,6 +44,8 @@ NAMES = {
 """What is judged beside D's features, by its name in the configuration and in tables."""
 _NEIGHBOURS = ("samples", "images")
 """What the protocol `mnist-nn` judges instead of features."""
+_OWN_FEATURES = 0.5
+"""Share of a part, as it is reported, that K-means takes before anything learns from its features."""
 _FITTED = ("validation_share", "svm_c", "knn_k", "labels_per_class", "folds", "draws")
 _FIELDS = {
     "kmeans": ("kmeans_units",),
@@ -204,8 +206,10 @@ class Scores(OverSets):
             )
             return _Judged([found], 0, [_trial(each) for each in search])
         machine = Neighbours(self.device) if kind == "knn" else Svm(self.device)
-        with self._split(store, spec, kind, progress) as split:
-            found = outcomes(spec, self.config, split, machine, seed=self.seed, progress=progress)
+        made = _OWN_FEATURES if kind == "kmeans" else 0.0
+        with self._split(store, spec, kind, share_of(progress, 0, made)) as split:
+            judging = share_of(progress, made, 1)
+            found = outcomes(spec, self.config, split, machine, seed=self.seed, progress=judging)
             return _Judged(found, int(split.train_NF.shape[1]))
 
     def _of_neighbours(

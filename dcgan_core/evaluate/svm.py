@@ -19,6 +19,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from dcgan_core.evaluate.svm_path import Effort, Precision, Route, solve_path
 from dcgan_core.evaluate.svm_solver import Goal, Optimum
 from dcgan_core.evaluate.svm_spaces import Blocks, FeatureSpace, gram_of
+from dcgan_core.progress import Progress, silent
 
 _validated: Any = validate_data  # its stub takes no arrays
 
@@ -88,11 +89,17 @@ class L2SVM(ClassifierMixin, BaseEstimator):
     converged_: bool
     n_features_in_: int
 
-    def fit(self, X: ArrayLike, y: ArrayLike, gram: NDArray[np.floating] | None = None) -> Self:
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        gram: NDArray[np.floating] | None = None,
+        progress: Progress = silent,
+    ) -> Self:
         """Fit to X (N, F) and labels y (N,). ``gram``: X X^T (N, N) where it is known (``gram_matrix``).
 
-        Warns (ConvergenceWarning) where ``max_iter`` steps did not reach the optimum. Raises ValueError for
-        settings and input that cannot be.
+        ``progress`` is told of every pass over the samples. Warns (ConvergenceWarning) where ``max_iter``
+        steps did not reach the optimum. Raises ValueError for settings and input that cannot be.
         """
         x_NF, signs_NK = self._begun(X, y, gram)
         start_KD = self._start(signs_NK.shape[1]) if self.warm_start else None
@@ -104,6 +111,7 @@ class L2SVM(ClassifierMixin, BaseEstimator):
             effort=self._effort(),
             start_KD=start_KD,
             gram_NN=gram,
+            progress=progress,
         )
         return self._ended(optimum)
 
@@ -118,7 +126,12 @@ class L2SVM(ClassifierMixin, BaseEstimator):
         return [fitted[float(c)] for c in Cs]
 
     def iter_path(
-        self, X: ArrayLike, y: ArrayLike, Cs: Sequence[float], gram: NDArray[np.floating] | None = None
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        Cs: Sequence[float],
+        gram: NDArray[np.floating] | None = None,
+        progress: Progress = silent,
     ) -> Iterator[Self]:
         """The same from the smallest C on, each fitted when it is asked for; none of a kind twice."""
         models = [cast("Self", clone(self)).set_params(C=c) for c in sorted({float(c) for c in Cs})]
@@ -136,6 +149,7 @@ class L2SVM(ClassifierMixin, BaseEstimator):
             intercept=self.fit_intercept,
             effort=self._effort(),
             gram_NN=gram,
+            progress=progress,
         )
         for model, optimum in zip(models, optima, strict=True):
             vars(model).update(of_input)

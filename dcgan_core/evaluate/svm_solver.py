@@ -9,6 +9,7 @@ short of the optimum is known without knowing the optimum.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from dcgan_core.evaluate.svm_spaces import Sample, Space
+from dcgan_core.progress import Progress, silent
 
 _CG_STEPS = 300
 _SEARCH_STEPS = 100
@@ -47,6 +49,29 @@ class Goal:
     """Largest (f - min f) / f that its gradient still allows."""
 
 
+@dataclass
+class _Watch:
+    """Says how far a fit is: the way of the gradient that is furthest from its aim, in logarithms."""
+
+    progress: Progress
+    c: float
+    share: float = 0.0
+    passes: int = 0
+
+    def stepped(self, norms_K: Tensor, aims_K: Tensor, starts_K: Tensor) -> None:
+        """Another Newton step is behind. Gradients may grow on the way; what is said never goes back."""
+        left = float((norms_K / aims_K).max().nan_to_num(1.0).clamp_min(1.0))
+        whole = float((starts_K / aims_K).max().nan_to_num(1.0).clamp_min(1.0))
+        if left < whole < math.inf:
+            self.share = max(self.share, 1 - math.log(left) / math.log(whole))
+        self.passed()
+
+    def passed(self) -> None:
+        """Another pass over the samples is behind."""
+        self.passes += 1
+        self.progress(self.share, 1.0, f"C = {self.c:g}, pass {self.passes}")
+
+
 @dataclass(frozen=True, eq=False)
 class Optimum:
     """Where the solver ended, class by class."""
@@ -72,10 +97,12 @@ def minimise(
     goal: Goal,
     most: int,
     exact: bool = False,
+    progress: Progress = silent,
 ) -> Optimum:
     """The optimum for one C, from ``start_KD``, by at most ``most`` Newton steps.
 
-    ``exact``: no gradient in the quick precision, as the start is near the optimum.
+    ``exact``: no gradient in the quick precision, as the start is near the optimum. ``progress`` is told of
+    every pass over the samples.
     ``signs_NK`` float64: 1 for samples of the class, -1 for others. ``forces_K``: norms of sum_i y_i x_i,
     which give the gradients at zero (``forces``).
     """
@@ -83,12 +110,14 @@ def minimise(
     objectives_K, norms_K = torch.zeros_like(forces_K), torch.zeros_like(forces_K)
     open_L = torch.arange(len(w_KD), device=w_KD.device)
     slow, stuck, exact, iteration = 0, 0, exact or most == 0, 0
+    watch = _Watch(progress, c)
     for iteration in range(most + 1):
         y_NL, w_LD, before_L = signs_NK[:, open_L], w_KD[open_L], norms_K[open_L]
         while True:
             z_NL, gradient_LD, objectives_K[open_L] = _looked(space, w_LD, y_NL, c, exact)
             norms_K[open_L] = norms_L = _norms(space, gradient_LD)
             aims_L = _aims(goal, starts_K, objectives_K)[open_L]
+            watch.stepped(norms_L, aims_L, starts_K[open_L])
             left = (norms_L > aims_L).nonzero()[:, 0]
             slowed = iteration > 0 and bool((norms_L > _SLOW * before_L).all())
             stuck = stuck + 1 if slowed else 0
@@ -103,7 +132,7 @@ def minimise(
             slow = 0
         open_L, y_NL, w_LD, z_NL = open_L[left], y_NL[:, left], w_LD[left], z_NL[:, left]
         step_LD, moved_NL = _newton_step(
-            space, w_LD, gradient_LD[left], z_NL, y_NL, c, aims_L[left], starts_K[open_L]
+            space, w_LD, gradient_LD[left], z_NL, y_NL, c, aims_L[left], starts_K[open_L], watch.passed
         )
         lengths_L = step_lengths(
             z_NL, moved_NL, y_NL, c, space.inner(step_LD, step_LD), space.inner(w_LD, step_LD)
@@ -169,6 +198,7 @@ def _newton_step(
     c: float,
     aims_L: Tensor,
     starts_L: Tensor,
+    passed: Callable[[], None],
 ) -> tuple[Tensor, Tensor]:
     """(step, what it adds to the decision values): (I + 2 C sum_A x x^T) step = -gradient."""
     active_NL = signs_NL * z_NL < 1
@@ -180,7 +210,7 @@ def _newton_step(
     sample = space.sample()
     precondition = _by_sample(sample, active_NL, c) if sample is not None else _as_it_is
     return _conjugate_gradients(
-        space, gradient_LD, active_NL, c, torch.maximum(residuals_L, aims_L / 2), precondition
+        space, gradient_LD, active_NL, c, torch.maximum(residuals_L, aims_L / 2), precondition, passed
     )
 
 
@@ -191,6 +221,7 @@ def _conjugate_gradients(
     c: float,
     aims_L: Tensor,
     precondition: Precondition,
+    passed: Callable[[], None],
 ) -> tuple[Tensor, Tensor]:
     """As ``_newton_step``, until the residuals' norms are ``aims_L``; classes that are done drop out."""
     residual_LD, step_LD = -gradient_LD, torch.zeros_like(gradient_LD)
@@ -200,6 +231,7 @@ def _conjugate_gradients(
     towards_LD, products_L = turned_LD, space.inner(residual_LD, turned_LD)
     for _ in range(_CG_STEPS):
         z_NL, pulled_LD = space.curvature(towards_LD, active_NL[:, live])
+        passed()
         bent_L = space.inner(towards_LD, towards_LD) + 2 * c * (active_NL[:, live] * z_NL**2).sum(0)
         lengths_L = products_L / bent_L
         step_LD[live] += lengths_L[:, None] * towards_LD

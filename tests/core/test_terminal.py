@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 from rich.console import Console
 
-from dcgan_core.progress import Pace, in_words
+from dcgan_core.progress import Pace, in_words, share_of
 from dcgan_core.terminal import LINE_SECONDS, Bar, LogLines, progress_on
 
 NOTE = "D 0.61  G 1.82  D(x) 0.71  D(G(z)) 0.28  812 images/s"
@@ -41,6 +41,18 @@ def test_time_left_is_known_where_reports_are_rarer_than_the_window() -> None:
     for report in range(4):
         pace.see(50.0 * report, 500, 400.0 * report)
     assert pace.seconds_left(1200.0) == pytest.approx(350 / 50 * 400)
+
+
+def test_pieces_take_their_shares_of_the_whole() -> None:
+    seen: list[tuple[float, float, str]] = []
+
+    def progress(done: float, total: float, note: str) -> None:
+        seen.append((done, total, note))
+
+    share_of(progress, 0.5, 0.75)(3, 4, "three of four")
+    share_of(share_of(progress, 0.5, 1), 0.5, 1)(0, 7, "none")
+    share_of(progress, 0, 0.25)(0, 0, "nothing to do")
+    assert seen == [(0.6875, 1.0, "three of four"), (0.75, 1.0, "none"), (0.25, 1.0, "nothing to do")]
 
 
 def test_pace_follows_a_change_of_speed_and_begins_anew_after_a_rollback_or_with_other_work() -> None:

@@ -52,6 +52,26 @@ def test_all_labels_and_few_are_judged_and_the_svm_is_liblinears() -> None:
     assert whole.converged
 
 
+def test_what_is_reported_moves_within_a_fit_and_never_goes_back() -> None:
+    seen: list[tuple[float, str]] = []
+    config = chosen(svm_c=(1e-2, 1.0), labels_per_class=(10, 20))
+    outcomes(
+        labelled(),
+        config,
+        split(),
+        Svm(),
+        seed=1,
+        progress=lambda done, total, note: seen.append((done / total, note)),
+    )
+    shares, notes = zip(*seen, strict=True)
+    assert list(shares) == sorted(shares)
+    assert shares[0] == 0 and 2 / 3 < shares[-1] < 1
+    assert "choosing C on 240 images, C = 0.01, pass 3" in notes
+    assert any(note.startswith("learning from all labels, C = ") for note in notes)
+    choosing = [share for share, note in seen if note.startswith("choosing C on")]
+    assert len(set(choosing)) > 4
+
+
 def test_neighbours_are_scikit_learns_on_pixels_as_they_are() -> None:
     data = split(scale=1)
     assert data.train_NF.dtype == np.uint8

@@ -23,6 +23,7 @@ from dcgan_core.evaluate.protocols import (
     repeated_draws,
     wilson_interval,
 )
+from dcgan_core.progress import Progress, silent
 
 CLASSES, WIDTH = 4, 6
 C = (1e-3, 1e-1, 10.0)
@@ -55,6 +56,7 @@ class Liblinear(OneByOne):
         *,
         rough: bool = False,
         products_NN: NDArray[np.float64] | None = None,
+        progress: Progress = silent,
     ) -> list[_Fit]:
         self.shown.append(
             (np.rint(np.asarray(features_NF, np.float64)[:, 0] * 1e9).astype(int), tuple(values))
@@ -213,6 +215,7 @@ class _Rated(OneByOne):
         *,
         rough: bool = False,
         products_NN: NDArray[np.float64] | None = None,
+        progress: Progress = silent,
     ) -> Iterator[_RatedFit]:
         for c in values:
             self.made.append(c)
@@ -268,6 +271,7 @@ class _RatedByFold(OneByOne):
         *,
         rough: bool = False,
         products_NN: NDArray[np.float64] | None = None,
+        progress: Progress = silent,
     ) -> Iterator[_RatedFit]:
         fold = self.asked // 3  # two inner folds, and the fit that is judged
         self.asked += 1

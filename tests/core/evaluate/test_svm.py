@@ -302,6 +302,23 @@ def test_a_path_is_shorter_than_fits_from_zero() -> None:
     assert warm < sum(L2SVM(C=c, route="primal").fit(x, y).n_iter_ for c in cs)
 
 
+@pytest.mark.parametrize("route", ["primal", "gram"])
+def test_every_pass_is_reported_and_what_is_behind_only_grows(route: Literal["primal", "gram"]) -> None:
+    x, y = samples(200, 60, 3) if route == "primal" else samples(60, 200, 3)
+    seen: list[tuple[float, str]] = []
+    svm = L2SVM(route=route)
+    paths = list(
+        svm.iter_path(x, y, [1e-3, 1.0], progress=lambda done, total, note: seen.append((done / total, note)))
+    )
+    shares = [share for share, _ in seen]
+    assert shares == sorted(shares)
+    assert shares[-1] == pytest.approx(1)
+    assert len(set(shares)) > 4
+    assert seen[0][1] == "C = 0.001, pass 1"
+    of_last = [note for _, note in seen if note.startswith("C = 1,")]
+    assert len(of_last) > paths[-1].n_iter_
+
+
 def test_a_warm_start_at_the_optimum_takes_no_step() -> None:
     x, y = samples(300, 40, 3)
     svm = L2SVM(C=0.1, route="primal", warm_start=True).fit(x, y)
