@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+# Processes that test side by side; each computes with one thread.
+TESTERS ?= 2
 # A real object store for tests. Of its own, as its dependencies are nobody else's.
 SWIFT  := .venv-swift
 export DCGAN_ROOT   ?= $(CURDIR)/data
@@ -43,7 +45,7 @@ $(SWIFT)/.installed:
 
 test: setup $(SWIFT)/.installed ## Run all tests
 	@mkdir -p $(PREFECT_HOME)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TESTERS)
 
 lint: setup ## Check style and types
 	$(BIN)/ruff check .

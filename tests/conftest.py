@@ -37,6 +37,22 @@ FIRST_CHANGE_SECONDS = 1_700_000_000
 """Photos are given times of change a second apart, so that their order and identity are always the same."""
 
 
+_WITH_SERVERS = ("tests/ray/", "tests/flows/", "tests/e2e/", "tests/test_deploy.py")
+"""What starts Ray or a Prefect server: one after the other, as each takes the machine for its own."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Where several processes test (``-n``), a file's tests stay together, and so do those with servers."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Together(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "servers" if nodeid.startswith(_WITH_SERVERS) else nodeid.partition("::")[0]
+
+    return Together(config, log)
+
+
 @dataclass(frozen=True)
 class Tiny:
     """A configuration whose whole pipeline takes seconds: 20 photos, nets that draw 16 px."""
