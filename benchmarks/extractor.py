@@ -2,7 +2,7 @@
 
 python -m benchmarks.extractor WEIGHTS --train PARQUET --test PARQUET [--name cifar10] [--protocol cifar10]
     [--batch-norm recalibrated] [--size N] [--device auto] [--max-train N] [--trained-on TEXT]
-    [--record FOLDER] [--note TEXT]
+    [--images-seen N] [--updates TEXT] [--record FOLDER] [--note TEXT]
 
 WEIGHTS: `dcgan-svhn-authors.npz`, the parameters of the paper's authors (Newmu/dcgan_code), or a
 discriminator's safetensors of ours. Features, draws, choice of C and classifier are those of `dcgan run
@@ -15,6 +15,7 @@ import argparse
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ from dcgan_core.models.weights import description, load_authors_svhn, load_net
 from dcgan_core.storage import sha256_of_file
 from dcgan_core.terminal import LogLines
 
-_UNSAID = ("--record", "--note", "--trained-on", "--images-seen")
+_UNSAID = ("--record", "--note", "--trained-on", "--images-seen", "--updates")
 
 
 def main() -> None:
@@ -57,6 +58,8 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--trained-on", default="what its file does not say")
+    parser.add_argument("--images-seen", type=int)
+    parser.add_argument("--updates", default="")
     parser.add_argument("--record", type=Path)
     parser.add_argument("--note", default="")
     options = parser.parse_args()
@@ -91,8 +94,8 @@ def main() -> None:
             rows=tuple(row(outcome, facts["width"]) for outcome in found),
             net=f"{net.spec.name}, from {options.weights.name}, sha256 {sha256[:16]}",
             trained_on=options.trained_on,
-            images_seen=about.get("images_seen"),
-            updates="",
+            images_seen=options.images_seen or about.get("images_seen"),
+            updates=options.updates,
             machine=facts["device"],
             date=now()[:10],
             command=command("benchmarks.extractor", sys.argv[1:], _UNSAID),
@@ -152,7 +155,12 @@ def judged(
         fill(files[half], ready, pixels, device=device)
     split = Split(files["train"].open(), data.train_labels_N, files["test"].open(), data.test_labels_N)
     found = outcomes(
-        spec, config, split, Svm(device), seed=options.seed, progress=LogLines(spec.name, "sets", print)
+        spec,
+        config,
+        split,
+        Svm(device),
+        seed=options.seed,
+        progress=LogLines(spec.name, "sets", partial(print, flush=True)),
     )
     return found, {
         "source": data.source,

@@ -500,10 +500,17 @@ class EvaluateConfig(Section):
     themselves. `knn`: nearest neighbours in pixels instead of an SVM. `kmeans`: single-layer K-means of
     Coates, Ng and Lee (minutes). `supervised`: a CNN of D's architecture that is told the labels, tuned by
     random search (many minutes)."""
-    svm_c: tuple[Annotated[float, Field(gt=0)], ...] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+    svm_c: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (
+        1e-5,
+        1e-4,
+        1e-3,
+        1e-2,
+        1e-1,
+        1.0,
+    )
     """Values of C tried, from the smallest on until the accuracy on rows that are held back from training
     has plainly fallen; the best of these is taken."""
-    knn_k: tuple[PositiveInt, ...] = (1, 3, 5, 9, 15, 25)
+    knn_k: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 3, 5, 9, 15, 25)
     """Numbers of neighbours tried in the same way."""
     labels_per_class: tuple[Annotated[int, Field(ge=2)], ...] = ()
     """For sets of the protocol `labelled`: also judge with so few labels of each class, two at least: C is
@@ -548,6 +555,14 @@ class EvaluateConfig(Section):
     fingerprint, its place does not; nothing is fetched that is not named here."""
     inception_weights_sha256: str | None = None
     """Expected sha256 (hex) of `inception_weights`. Needed for a url; checked wherever it is given."""
+
+    @field_validator("baselines", "quality")
+    @classmethod
+    def _once_each(cls, named: tuple[str, ...]) -> tuple[str, ...]:
+        twice = next((name for name in named if named.count(name) > 1), None)
+        if twice:
+            raise ValueError(f"{twice} is named twice: name each once")
+        return named
 
     @field_validator("sets")
     @classmethod
@@ -693,13 +708,21 @@ def load_config(preset: str, overrides: Mapping[str, Any] | None = None) -> Pipe
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """``key=value`` of the command line; the value is read as TOML where it can be, else as plain text."""
+    """``key=value`` of the command line; the value is read as TOML where it can be, else as plain text.
+
+    Raises ConfigError where there is no value, or the beginning of a list or table that is not TOML.
+    """
     key, equals, value = text.partition("=")
     if not equals:
         raise ConfigError(f"-o {text}: write key=value, for example -o train.steps=200")
     try:
         return key.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except tomllib.TOMLDecodeError as error:
+        if value.lstrip().startswith(("[", "{")):
+            example = 'evaluate.sets=["digits", {name = "mine", kind = "imagefolder", train = "photos"}]'
+            raise ConfigError(
+                f"-o {text}: the value is not valid TOML ({error}); for example -o '{example}'"
+            ) from None
         return key.strip(), value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -119,7 +120,7 @@ def _count(pace: Pace, unit: str, note: str, *, aligned: bool = False) -> str:
     if pace.total <= 1:
         return ""
     total = f"{pace.total:,.0f}"
-    done = f"{pace.done:,.0f}"
+    done = f"{math.floor(pace.done):,}"  # half a piece is no piece
     return f"{done.rjust(len(total)) if aligned else done}/{total} {unit if _is_remark(note) else note}"
 
 

@@ -69,17 +69,19 @@ def _spread(
         max_retries=_TRIES_AFTER_A_LOST_WORKER,
         retry_exceptions=[TransientError],
     )
-    alone = len(parts) == 1
-    board = board_actor(ray) if alone else None  # only then is progress inside a part shown
-    inner = BoardProgress(board) if board else silent
+    # Progress inside a part is shown where it is alone: the only one, or the first on a machine of its own.
+    board = board_actor(ray) if len(parts) == 1 or stage.whole_machine else None
     stage_ref, store_ref = ray.put(stage), ray.put(store)
-    waiting, running = list(parts), []
+    waiting, running, pieces = list(parts), [], {}
     while waiting or running:
         while waiting and len(running) < 2 * slots:
-            running.append(do.remote(stage_ref, store_ref, waiting.pop(0), inner))
+            part = waiting.pop(0)
+            inner = BoardProgress(board, part.index) if board else silent
+            running.append(do.remote(stage_ref, store_ref, part, inner))
+            pieces[running[-1]] = part.index
         ready, running = ray.wait(running, timeout=_POLL_SECONDS)
-        if board:
-            show(ray, board, progress)
+        if board and running:
+            show(ray, board, progress, [pieces[each] for each in running])
         for reference in ready:
             yield _receipt(ray, reference, stage)
 

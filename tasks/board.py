@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from dcgan_core.errors import DcganError
 from dcgan_core.progress import Progress
+
+Report = tuple[float, float, str]
+"""(done, total, note)."""
 
 _WRITE_SECONDS = 0.2
 
@@ -16,15 +20,16 @@ class Board:
     """The latest progress, and an error that makes further tries pointless."""
 
     def __init__(self) -> None:
-        self._progress: tuple[float, float, str] | None = None
+        self._progress: dict[int, Report] = {}
         self._error: DcganError | None = None
         self._stopping = False
 
-    def write(self, done: float, total: float, note: str) -> None:
-        self._progress = (done, total, note)
+    def write(self, piece: int, done: float, total: float, note: str) -> None:
+        self._progress[piece] = (done, total, note)
 
-    def read(self) -> tuple[float, float, str] | None:
-        return self._progress
+    def read(self, pieces: Sequence[int] = (0,)) -> Report | None:
+        """Of the first of these pieces of work that has said anything."""
+        return next((self._progress[piece] for piece in pieces if piece in self._progress), None)
 
     def stop(self) -> None:
         """Ask all workers to save and end."""
@@ -42,16 +47,18 @@ class Board:
 
 @dataclass
 class BoardProgress:
-    """Progress that goes to a board, a few times a second; does not wait for it."""
+    """Progress of a piece of work that goes to a board, a few times a second; does not wait for it."""
 
     board: Any
-    _next: float = 0.0
+    piece: int = 0
+    clock: Callable[[], float] = time.monotonic
+    _next: float = field(default=0.0, init=False)
 
     def __call__(self, done: float, total: float, note: str) -> None:
-        now = time.monotonic()
+        now = self.clock()
         if now >= self._next or done >= total:
             self._next = now + _WRITE_SECONDS
-            self.board.write.remote(done, total, note)
+            self.board.write.remote(self.piece, done, total, note)
 
 
 def board_actor(ray: Any) -> Any:
@@ -62,8 +69,8 @@ def board_actor(ray: Any) -> Any:
     return ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
 
 
-def show(ray: Any, board: Any, progress: Progress) -> None:
-    """Hand the board's latest progress on."""
-    latest = ray.get(board.read.remote())
+def show(ray: Any, board: Any, progress: Progress, pieces: Sequence[int] = (0,)) -> None:
+    """Hand on the latest progress of the first of these pieces of work that has said anything."""
+    latest = ray.get(board.read.remote(pieces))
     if latest is not None:
         progress(*latest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -64,7 +65,11 @@ class ProgressArtifact:
         self._shown = now
         seconds = self._pace.seconds_left(now)
         left = f"about {in_words(seconds)} left" if seconds else ""
-        parts = (f"{self._stage.artifact}: {done:,.0f} of {total:,.0f} {self._stage.unit}", note, left)
+        parts = (
+            f"{self._stage.artifact}: {math.floor(done):,} of {total:,.0f} {self._stage.unit}",
+            note,
+            left,
+        )
         text = "  ".join(part for part in parts if part)
         if now - self._logged >= _LOG_SECONDS:
             self._logged = now

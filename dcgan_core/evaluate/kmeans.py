@@ -172,7 +172,7 @@ def lloyd(
     centroids_KD, empty = start_KD, 0
     block = _rows_at_once(points_PD.device, len(start_KD))
     for iteration in range(iterations):
-        progress(iteration, iterations, "K-means")
+        progress(iteration, iterations, f"K-means, round {iteration + 1} of {iterations}")
         sums_KD, counts_K = torch.zeros_like(start_KD), torch.zeros_like(start_KD[:, 0])
         half_K = -0.5 * centroids_KD.square().sum(1)
         for points_BD in points_PD.split(block):
@@ -220,7 +220,7 @@ def encode(
         features_NF[start : start + block] = pooled_BF.cpu().numpy()
         done = min(start + block, shape[0])
         if done % _SHOWN < block or done == shape[0]:
-            progress(done, shape[0], "K-means features")
+            progress(done, shape[0], f"features of {done:,} of {shape[0]:,} images")
     return features_NF
 
 

@@ -152,7 +152,7 @@ def all_labels(
     progress(0, 1, doing)
     choosing = _noted(share_of(progress, 0, _CHOOSING), doing)
     trials = _climbed(machine, data.train_NF, data.train_labels_N, [(fitted, held)], svm_c, progress=choosing)
-    chosen, doing = best_of(trials).c, "learning from all labels"
+    chosen, doing = best_of(trials).c, f"learning from all {len(data.train_labels_N):,} labels"
     progress(_CHOOSING, 1, doing)
     learning = _noted(share_of(progress, _CHOOSING, 1), doing)
     (machine_of_all,) = machine.path(data.train_NF, data.train_labels_N, [chosen], progress=learning)
@@ -374,7 +374,8 @@ def _climbed(
     """Mean accuracy over (fitted, held) rows, from the smallest C on until it has plainly fallen; of all k.
 
     That is: by more than its standard error below the best, or twice in a row below it. Large C take the
-    longest by far, and fit the training rows ever closer.
+    longest by far, and fit the training rows ever closer. ``progress`` is of one part: with several it would
+    go back.
     """
     values = sorted(set(svm_c))
     paths = [
@@ -405,8 +406,8 @@ def _climbed(
 
 
 def _noted(progress: Progress, doing: str) -> Progress:
-    """The same with what is being done before each note."""
-    return lambda done, total, note: progress(done, total, f"{doing}, {note}")
+    """The same with what is being done behind each note, where a short line ends first."""
+    return lambda done, total, note: progress(done, total, f"{note}, {doing}")
 
 
 def _rows(features_NF: Features, rows: Rows) -> Features:

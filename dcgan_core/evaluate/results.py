@@ -87,21 +87,19 @@ def record_from_json(values: dict[str, Any]) -> Record | Measures:
 
 
 def page(records: Sequence[Record | Measures]) -> str:
-    """The whole page: each of the paper's tables that something was run for, then the other sets, then the
+    """The whole page: the paper's tables, if anything was run for one of them, then the other sets, then the
     generators, then how each record came about."""
     numbered = list(enumerate(records, 1))
     judged = [(number, record) for number, record in numbered if isinstance(record, Record)]
     drawn = [(number, record) for number, record in numbered if isinstance(record, Measures)]
     parts = [HEAD]
-    for table in dict.fromkeys(TABLES.values()):
-        measured = [
-            _measured(table, record, row, number)
-            for number, record in judged
-            for row in record.rows
-            if table_of(record.set, record.protocol, row) == table
-        ]
-        if measured:
-            parts.append(f"## {_title(table)}\n\n{markdown(table, measured)}")
+    measured: dict[Table, list[Measured]] = {table: [] for table in TABLES.values()}
+    for number, record in judged:
+        for row in record.rows:
+            if table := table_of(record.set, record.protocol, row):
+                measured[table].append(_measured(table, record, row, number))
+    if any(measured.values()):
+        parts += [f"## {_title(table)}\n\n{markdown(table, rows)}" for table, rows in measured.items()]
     others = [
         (number, record, row)
         for number, record in judged
@@ -117,19 +115,21 @@ def page(records: Sequence[Record | Measures]) -> str:
 
 
 def _others(others: Sequence[tuple[int, Record, dict[str, Any]]]) -> str:
-    head = ("set", "judged by", "protocol", "accuracy", "95 % interval of the test images", "run")
+    interval = "95 % interval of the test images"
+    head = ("set", "judged by", "protocol", "learned from", "accuracy", interval, "run")
     lines = [
         (
             record.set,
             row["features"],
             row["protocol"],
+            _learned(row),
             _figure(100 * row["accuracy"], row["sd"]),
             f"{100 * row['ci95'][0]:.1f} to {100 * row['ci95'][1]:.1f}",
             f"[{number}]",
         )
         for number, record, row in others
     ]
-    return f"## Other labelled sets and protocols\n\naccuracy, %\n\n{aligned([head, *lines], right=(3,))}"
+    return f"## Other labelled sets and protocols\n\naccuracy, %\n\n{aligned([head, *lines], right=(4,))}"
 
 
 def _generators(drawn: Sequence[tuple[int, Measures]]) -> str:
@@ -153,12 +153,15 @@ def _title(table: Table) -> str:
 
 def _measured(table: Table, record: Record, row: dict[str, Any], number: int) -> Measured:
     accuracy = 100 * row["accuracy"]
-    learned = f"{row['train']:,} {'samples' if row['kind'] == 'samples' else 'labels'}"
-    notes = [f"run {number}: {record.source}, {learned}, {row['test']:,} test images"]
+    notes = [f"run {number}: {record.source}, {_learned(row)}, {row['test']:,} test images"]
     notes += [f"{row['width']:,} features"] if row["width"] else []
     notes += [f"{row['width'] // _QUADRANTS:,} units"] if row["kind"] == "kmeans" else []
     if row.get("validation_error") is not None:
         notes.append(f"validation error {100 * row['validation_error']:.2f} %")
+    if row["sd"] is None:
+        low, high = (100 * share for share in row["ci95"])
+        low, high = (100 - high, 100 - low) if table in ERRORS else (low, high)
+        notes.append(f"95 % interval {low:.1f} to {high:.1f}")
     if not row["converged"]:
         notes.append("the solver stopped before its optimum")
     return Measured(
@@ -169,6 +172,10 @@ def _measured(table: Table, record: Record, row: dict[str, Any], number: int) ->
         notes="; ".join(notes),
         beside=BESIDE.get((table, row["kind"]), ""),
     )
+
+
+def _learned(row: dict[str, Any]) -> str:
+    return f"{row['train']:,} {'samples' if row['kind'] == 'samples' else 'labels'}"
 
 
 def _figure(percent: float, sd: float | None) -> str:

@@ -119,7 +119,7 @@ class Scores(OverSets):
         data = self.load(spec)
 
         def told(done: float, total: float, note: str) -> None:
-            progress(done, total, f"{spec.name}, {name}: {note}")
+            progress(done, total, f"{name}: {note} ({spec.name})")
 
         try:
             judged = self._judged(store, spec, kind, told)

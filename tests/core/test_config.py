@@ -98,6 +98,10 @@ def test_a_key_like_no_other_is_refused_without_a_guess() -> None:
         ("seed", -1),
         ("evaluate.sets", ["digits", "digits"]),
         ("evaluate.sets", ["unheard-of"]),
+        ("evaluate.svm_c", []),
+        ("evaluate.knn_k", []),
+        ("evaluate.baselines", ["pixels", "pixels"]),
+        ("evaluate.quality", ["pixels", "memorisation", "pixels"]),
     ],
 )
 def test_a_wrong_value_is_named_with_its_key(key: str, value: Any) -> None:
@@ -169,6 +173,12 @@ def test_overrides_of_the_command_line_are_toml_or_plain_text(text: str, key: st
 def test_an_override_without_an_equals_sign_is_refused_with_an_example() -> None:
     with pytest.raises(ConfigError, match=r"-o train\.steps=200"):
         parse_override("train.steps")
+
+
+@pytest.mark.parametrize("text", ['evaluate.sets=[{"name": "digits"}]', "evaluate.baselines=[pixels, knn]"])
+def test_a_list_that_is_not_toml_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(ConfigError, match=r'not valid TOML .* -o \'evaluate\.sets=\["digits", \{name = '):
+        parse_override(text)
 
 
 def test_dates_mean_the_same_as_text_and_as_dates() -> None:

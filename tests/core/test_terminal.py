@@ -115,6 +115,13 @@ def test_the_bar_is_one_line_that_fits_whatever_it_is_told(width: int) -> None:
         clock.seconds += 40
 
 
+def test_a_piece_that_is_half_done_is_not_counted() -> None:
+    bar = Bar("scores", "classifiers")
+    bar(4.625, 5, "K-means: C = 0.001, pass 3")
+    assert "4/5 classifiers" in bar.line(100).plain
+    assert " 92%" in bar.line(100).plain
+
+
 def test_the_line_stays_where_it_is_while_numbers_change() -> None:
     clock = Clock()
     bar = Bar("train", "steps", clock)

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar, TypeVar, cast
 
 import pytest
@@ -25,6 +26,7 @@ from dcgan_core.train.runtime import Runtime
 from dcgan_core.train.stage import Train
 from tasks import stopping, training
 from tasks.backends import RayBackend
+from tasks.board import Board, BoardProgress
 from tasks.training import RayRuntime
 from tests.conftest import Tiny
 from tests.web.photo_host import PhotoHost
@@ -120,6 +122,60 @@ def test_a_part_that_takes_the_whole_machine_gets_all_its_processors_and_the_nex
         manifest = read_manifest(store, stage.address)
         assert manifest
         assert manifest.counts == {"processors": 3 * share, "threads": 3 * share}
+
+
+@dataclass(frozen=True)
+class Telling(Greedy):
+    """Parts that say that half of them is behind, and go on once that has been shown."""
+
+    pipes: str = ""
+
+    def work(self, store: Store, part: Part, progress: Progress) -> Receipt:
+        progress(1, 2, f"part {part.index}")
+        (Path(self.pipes) / str(part.index)).read_text()  # until the driver writes
+        return super().work(store, part, progress)
+
+
+@pytest.mark.timeout(120)
+def test_progress_within_parts_is_shown_where_each_has_the_machine_for_itself(
+    store: Store, backend: RayBackend, tmp_path: Path
+) -> None:
+    for index in range(3):
+        os.mkfifo(tmp_path / str(index))
+    seen: dict[str, float] = {}
+
+    def shown(done: float, total: float, note: str) -> None:
+        if note.startswith("part ") and note not in seen:
+            seen[note] = done
+            (tmp_path / note.removeprefix("part ")).write_text("seen")
+
+    run(Telling(0, {}, "none", str(tmp_path)), store, backend, progress=shown)
+    assert seen == {"part 0": 0.5, "part 1": 1.5, "part 2": 2.5}
+
+
+def test_a_board_hears_of_work_a_few_times_a_second_and_of_its_end() -> None:
+    class Remote:
+        def __init__(self) -> None:
+            self.heard: list[tuple[Any, ...]] = []
+
+        def remote(self, *report: Any) -> None:
+            self.heard.append(report)
+
+    written, clock = SimpleNamespace(write=Remote()), iter((0.0, 0.1, 0.25, 0.3, 0.31))
+    progress = BoardProgress(written, piece=4, clock=lambda: next(clock))
+    for done in range(1, 6):
+        progress(done, 5, f"{done}")
+    assert [report[:2] for report in written.write.heard] == [(4, 1), (4, 3), (4, 5)]
+
+
+def test_a_board_tells_of_the_first_piece_that_has_said_anything() -> None:
+    board = Board()
+    assert board.read([2, 1]) is None
+    board.write(1, 1, 2, "one")
+    assert board.read([2, 1]) == (1, 2, "one")
+    board.write(2, 0, 3, "two")
+    assert board.read([2, 1]) == (0, 3, "two")
+    assert board.read([3]) is None
 
 
 @dataclass(frozen=True)

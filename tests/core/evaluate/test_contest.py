@@ -66,9 +66,9 @@ def test_what_is_reported_moves_within_a_fit_and_never_goes_back() -> None:
     shares, notes = zip(*seen, strict=True)
     assert list(shares) == sorted(shares)
     assert shares[0] == 0 and 2 / 3 < shares[-1] < 1
-    assert "choosing C on 240 images, C = 0.01, pass 3" in notes
-    assert any(note.startswith("learning from all labels, C = ") for note in notes)
-    choosing = [share for share, note in seen if note.startswith("choosing C on")]
+    assert "C = 0.01, pass 3, choosing C on 240 images" in notes
+    assert any(note.endswith(", learning from all 1,200 labels") for note in notes)
+    choosing = [share for share, note in seen if note.endswith("choosing C on 240 images")]
     assert len(set(choosing)) > 4
 
 
