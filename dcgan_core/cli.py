@@ -621,7 +621,13 @@ def _scores(store: Store, stage: Stage) -> Table | str:
         return "no labelled set was judged: evaluate.sets is empty; name some (docs/evaluation.md)"
     table = _table()
     for column, heading in enumerate(HEAD):
-        table.add_column(heading, justify="right" if column in NUMBERS else "left", overflow="fold")
+        words = [word for line in lines for word in line.cells[column].split()]
+        table.add_column(
+            heading,
+            justify="right" if column in NUMBERS else "left",
+            overflow="fold",
+            min_width=max(map(len, words), default=0),  # 80 columns hold them, if no word is broken
+        )
     for line in lines:
         table.add_row(*map(escape, line.cells))
     return table

@@ -92,6 +92,9 @@ def test_the_command_ends_with_the_table(
     shown = [" ".join(line.split()) for line in ended.output.splitlines()]
     for line in lines:
         assert " ".join(" ".join(line.cells).split()) in shown
+    monkeypatch.setattr(cli.out, "width", 66)
+    narrow = CliRunner().invoke(app, ["run", "evaluate", "-p", tiny.preset, *words]).output
+    assert narrow.count("discriminator") == sum("discriminator" in line.features for line in lines)
     nothing = ["-o", "evaluate.sets=[]"]
     ended = CliRunner().invoke(app, ["run", "evaluate", "-p", tiny.preset, *words, *nothing])
     assert "no labelled set was judged: evaluate.sets is empty" in " ".join(ended.output.split())
