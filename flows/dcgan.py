@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
+from functools import partial
 
 from prefect import flow
 
@@ -11,26 +10,24 @@ from flows.analyze import analyze
 from flows.crop import crop
 from flows.dedup import dedup
 from flows.evaluate import evaluate
-from flows.parameters import Overrides, Preset, dated
+from flows.parameters import DEFAULT_PRESET, AsOf, Overrides, Preset, Refresh
 from flows.report import report
 from flows.scrape import scrape
 from flows.shard import shard
 from flows.train import train
+from tasks.flow_runs import date_of_run, run_name
 from tasks.stages import look_at
+from tasks.termination import side_by_side
 
 
-@flow(name="dcgan", persist_result=False)
-def dcgan(preset: Preset = "faces64", overrides: Overrides | None = None, refresh: bool = False) -> list[str]:
+@flow(name="dcgan", flow_run_name=run_name, persist_result=False)
+def dcgan(
+    preset: Preset = DEFAULT_PRESET, overrides: Overrides = None, refresh: Refresh = False, as_of: AsOf = None
+) -> list[str]:
     """From photos of the open web to a trained DCGAN, and what it learned."""
-    chosen = dated(overrides)
-    look_at(preset, chosen)
+    day = date_of_run(as_of)
+    look_at(preset, overrides, day)
     for stage in (scrape, crop, dedup, shard, train):
-        stage(preset, chosen, refresh)
-    with ThreadPoolExecutor(max_workers=2) as side_by_side:
-        runs = [
-            side_by_side.submit(copy_context().run, stage, preset, chosen, refresh)
-            for stage in (evaluate, analyze)
-        ]
-    for run in runs:
-        run.result()
-    return report(preset, chosen, refresh)
+        stage(preset, overrides, refresh, day)
+    side_by_side(*(partial(stage, preset, overrides, refresh, day) for stage in (evaluate, analyze)))
+    return report(preset, overrides, refresh, day)

@@ -1,27 +1,45 @@
-"""What every flow is called with: a preset, overrides, and whether to do things anew."""
+"""The parameters of every flow. Their descriptions are the help texts of the run form in Prefect's UI."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from datetime import date
+from typing import Annotated, Any
 
-from prefect.context import FlowRunContext
 from pydantic import Field
 
-# Named one by one, so that the deployment's schema lists them and a wrong one is refused at submission.
-Shipped = Literal[
-    "bedrooms64", "cifar32", "demo", "faces64", "faces64-small", "imagenet32", "mnist28", "svhn32"
+from dcgan_core.config import preset_names
+
+DEFAULT_PRESET = "demo"
+"""What runs if nobody says otherwise: it needs no photos of the user's."""
+
+
+def _field(description: str, **schema: Any) -> Any:
+    # Not as Field's own description: Prefect replaces that by the one in the flow's docstring, or by nothing.
+    return Field(json_schema_extra={"description": description, **schema})
+
+
+# The list only fills the menu of the form. It refuses nothing, as the server's refusal would not name the
+# nearest preset: a wrong one, like a wrong key, ends the run in its first second with that name.
+Preset = Annotated[
+    str,
+    _field(
+        "What to compute: a preset of dcgan, or the path of a TOML file of your own.",
+        enum=list(preset_names()),
+    ),
 ]
-OwnFile = Annotated[str, Field(pattern=r"\.toml$", description="Path of a TOML file of your own")]
-Preset = Shipped | OwnFile
-Overrides = dict[str, Any]
-
-
-def dated(overrides: Mapping[str, Any] | None) -> Overrides:
-    """Overrides with ``scrape.as_of`` set to the scheduled date, where a schedule started the run."""
-    chosen = dict(overrides or {})
-    context = FlowRunContext.get()
-    run = context.flow_run if context else None
-    if run is not None and run.auto_scheduled and run.expected_start_time and "scrape.as_of" not in chosen:
-        chosen["scrape.as_of"] = run.expected_start_time.date().isoformat()
-    return chosen
+Overrides = Annotated[
+    dict[str, Any] | None,
+    _field(
+        'Settings that differ from the preset, by dotted key: {"scrape.path": "/data/photos", "train.steps": '
+        "2000}. `dcgan list keys` shows all of them."
+    ),
+]
+Refresh = Annotated[bool, _field("Rerun from scratch, ignoring cached results.")]
+AsOf = Annotated[
+    date | None,
+    _field(
+        "The day as of which the web is looked at (scrape.as_of). A scheduled run sets it to the date in its "
+        "schedule's time zone, so that a rerun resumes the same week. Empty: what was scraped without a date "
+        "is reused."
+    ),
+]

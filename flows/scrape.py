@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from prefect import flow
 
-from flows.parameters import Overrides, Preset
+from flows.parameters import DEFAULT_PRESET, AsOf, Overrides, Preset, Refresh
+from tasks.flow_runs import run_name
 from tasks.stages import run_flow
 
 
-@flow(name="scrape", persist_result=False)
+@flow(name="scrape", flow_run_name=run_name, persist_result=False)
 def scrape(
-    preset: Preset = "faces64", overrides: Overrides | None = None, refresh: bool = False
+    preset: Preset = DEFAULT_PRESET, overrides: Overrides = None, refresh: Refresh = False, as_of: AsOf = None
 ) -> list[str]:
     """Photos from the configured source."""
-    return run_flow("scrape", preset, overrides, refresh)
+    return run_flow("scrape", preset, overrides, refresh, as_of)

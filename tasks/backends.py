@@ -15,6 +15,7 @@ from dcgan_core.stage import Backend, Part, Stage, lanes_of, perform, perform_to
 from dcgan_core.storage import Store
 from tasks.board import BoardProgress, board_actor, show
 from tasks.cluster import cluster_processors, connect, machine_share
+from tasks.termination import end_if_told
 
 _TRIES_AFTER_A_LOST_WORKER = 3
 _POLL_SECONDS = 1.0
@@ -22,7 +23,26 @@ _POLL_SECONDS = 1.0
 
 def backend_of(place: Place) -> Backend:
     """The backend of flows: Ray unless the place says local."""
-    return LocalBackend(place.worker_count()) if place.backend == "local" else RayBackend(place)
+    return HereBackend(place) if place.backend == "local" else RayBackend(place)
+
+
+@dataclass(frozen=True)
+class HereBackend:
+    """Parts in processes of this machine, as on the command line; training saves before a flow ends."""
+
+    place: Place
+    name: str = "local"
+
+    def work(
+        self, stage: Stage, store: Store, parts: Sequence[Part], progress: Progress
+    ) -> Iterator[Receipt]:
+        """Yield a receipt as each part ends."""
+        if stage.gang and parts:
+            from tasks.training import train_here
+
+            yield train_here(stage, store, parts[0], self.place, progress)
+            return
+        yield from LocalBackend(self.place.worker_count()).work(stage, store, parts, progress)
 
 
 @dataclass(frozen=True)
@@ -80,6 +100,7 @@ def _spread(
             running.append(do.remote(stage_ref, store_ref, part, inner))
             pieces[running[-1]] = part.index
         ready, running = ray.wait(running, timeout=_POLL_SECONDS)
+        end_if_told()
         if board and running:
             show(ray, board, progress, [pieces[each] for each in running])
         for reference in ready:
@@ -112,6 +133,7 @@ def _by_lanes(ray: Any, stage: Stage, store: Store, groups: Sequence[list[Part]]
     running = [do.remote(stage_ref, store_ref, group) for group in groups]
     while running:
         ready, running = ray.wait(running, timeout=_POLL_SECONDS)
+        end_if_told()
         for stream in ready:
             try:
                 reference = next(stream)

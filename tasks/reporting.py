@@ -29,6 +29,7 @@ from dcgan_core.progress import Pace, in_words
 from dcgan_core.stage import Artifact, Stage
 from dcgan_core.storage import Store
 from tasks.results import scores_in_words
+from tasks.termination import end_if_told
 
 _UPDATE_SECONDS = 2.0
 _LOG_SECONDS = 15.0
@@ -58,6 +59,7 @@ class ProgressArtifact:
         return self
 
     def __call__(self, done: float, total: float, note: str) -> None:
+        end_if_told()
         now = self._clock()
         self._pace.see(done, total, now)
         if self._id is not None and now - self._shown < _UPDATE_SECONDS and done < total:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from datetime import date
 from typing import Any, cast
 
 from prefect import task
@@ -15,32 +14,36 @@ from prefect.runtime import task_run
 from prefect.states import Completed
 from prefect.tasks import Task
 
-from dcgan_core.errors import TrainingStopped, TransientError
+from dcgan_core.errors import TransientError
 from dcgan_core.pipeline import load_pipeline
 from dcgan_core.place import Place, load_place
 from dcgan_core.stage import Artifact, Stage, run
 from dcgan_core.storage import Store
 from tasks.backends import backend_of
+from tasks.flow_runs import date_of_run, dated
 from tasks.reporting import ProgressArtifact, publish
 
 _RETRY_SECONDS = [10.0, 60.0, 300.0]
 
 
-def look_at(preset: str, overrides: Mapping[str, Any] | None) -> None:
-    """Whether all that a run of every stage reads from outside is there, labelled sets among it.
+def look_at(preset: str, overrides: Mapping[str, Any] | None, as_of: date | None) -> None:
+    """Check that all that a run of every stage reads from outside is there, labelled sets among it.
 
     They are wanted after the training, hours later; ConfigError says now which of them are missing.
     """
-    load_pipeline(preset, overrides, gpus=load_place().gpus)
+    load_pipeline(preset, dated(overrides, as_of), gpus=load_place().gpus)
 
 
-def run_flow(flow: str, preset: str, overrides: Mapping[str, Any] | None, refresh: bool) -> list[str]:
+def run_flow(
+    flow: str, preset: str, overrides: Mapping[str, Any] | None, refresh: bool, as_of: date | None
+) -> list[str]:
     """Make the artifacts of one flow, in order, each as a task; returns where they are.
 
     The configuration is read first, so that a wrong one fails in the flow's first second.
     """
     place = load_place()
-    pipeline = load_pipeline(preset, overrides, upto=flow, gpus=place.gpus)
+    chosen = dated(overrides, date_of_run(as_of))
+    pipeline = load_pipeline(preset, chosen, upto=flow, gpus=place.gpus)
     store = place.store()
     return [_make(stage, store, place, refresh).uri for stage in pipeline.of(flow)]
 
@@ -50,7 +53,7 @@ def _make(stage: Stage, store: Store, place: Place, refresh: bool) -> Artifact:
 
     def make() -> State[Artifact]:
         log = get_run_logger()
-        with ProgressArtifact(stage, store) as progress, _signals_handed_on():
+        with ProgressArtifact(stage, store) as progress:
             artifact = run(
                 stage,
                 store,
@@ -68,21 +71,6 @@ def _make(stage: Stage, store: Store, place: Place, refresh: bool) -> Artifact:
 
     state = cast("State[Artifact]", _as_task(make, stage)(return_state=True))
     return state.result()
-
-
-@contextmanager
-def _signals_handed_on() -> Iterator[None]:
-    """A training that was asked to stop has saved: now the signal does what it would have done at once.
-
-    Prefect's handler ends the run as crashed, not as failed, and it is not tried again.
-    """
-    try:
-        yield
-    except TrainingStopped as stopped:
-        get_run_logger().info(str(stopped))
-        if stopped.signal_number:
-            signal.raise_signal(stopped.signal_number)
-        raise
 
 
 def _as_task(make: Any, stage: Stage) -> Task[[], State[Artifact]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import threading
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,13 +19,14 @@ from dcgan_core.progress import Progress
 from dcgan_core.stage import Part, Stage
 from dcgan_core.storage import Store
 from dcgan_core.train import checkpoint
+from dcgan_core.train.runtime import LocalRuntime, local_device
 from dcgan_core.train.stage import Train
-from dcgan_core.train.stopping import StopRequest, stop_requests
+from dcgan_core.train.stopping import StopRequest
 from tasks.board import BoardProgress, board_actor, show
 from tasks.cluster import connect, processors_per_worker
+from tasks.termination import saving_first
 
 _RESTARTS = 3
-_POLL_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -87,17 +87,16 @@ class RayRuntime:
 def train_on_ray(stage: Stage, store: Store, part: Part, place: Place, progress: Progress) -> Receipt:
     """Train with ``place.train_workers`` workers; lost ones are replaced and go on from the last checkpoint.
 
-    SIGTERM and Ctrl-C make all workers save first. Raises TrainingStopped then, the loop's own errors, and
+    SIGTERM and Ctrl-C make all workers save before they are raised here. Raises the loop's own errors, and
     ClusterError where workers are lost again and again without getting on, or cannot be had.
     """
     while True:
         ray = connect(place)
         board, reached = board_actor(ray), _reached(store, stage)
-        with stop_requests(signal.SIGTERM, signal.SIGINT) as request:
-            failure = _watched(_trainer(ray, stage, store, part, place, board), ray, board, progress, request)
-            told = ray.get(board.error.remote())
-            if told is not None:
-                raise told
+        failure = _watched(_trainer(ray, stage, store, part, place, board), ray, board, progress)
+        told = ray.get(board.error.remote())
+        if told is not None:
+            raise told
         if failure is None:
             return read_receipts(store, stage.address)[part.index]
         if not place.ray_address:
@@ -143,32 +142,34 @@ def _trainer(ray: Any, stage: Stage, store: Store, part: Part, place: Place, boa
     return _Trainer(trainer.fit, lambda: store.delete(notes))
 
 
-def _watched(
-    trainer: _Trainer, ray: Any, board: Any, progress: Progress, request: StopRequest
-) -> Exception | None:
-    """Run it in a thread of its own, as it would take Ctrl-C for itself; what it failed with, if it did.
-
-    Meanwhile show how far it is, and hand a request to stop on to the workers.
-    """
-    failures: list[Exception] = []
-
-    def fit() -> None:
-        try:
-            trainer.fit()
-        except Exception as error:
-            failures.append(error)
-
-    running = threading.Thread(target=fit, name="ray-train", daemon=True)
-    running.start()
+def _watched(trainer: _Trainer, ray: Any, board: Any, progress: Progress) -> Exception | None:
+    """Run it in a thread of its own, as it would take Ctrl-C for itself; what it failed with, if it did."""
     try:
-        while running.is_alive():
-            running.join(_POLL_SECONDS)
-            if request():
-                ray.get(board.stop.remote())
-            show(ray, board, progress)
+        saving_first(
+            trainer.fit, stop=lambda: ray.get(board.stop.remote()), watch=lambda: show(ray, board, progress)
+        )
+    except Exception as error:
+        return error
     finally:
         trainer.tidy()
-    return failures[0] if failures else None
+    return None
+
+
+def train_here(stage: Stage, store: Store, part: Part, place: Place, progress: Progress) -> Receipt:
+    """Train in this process, in another thread than the main one, so that Prefect's handlers stay."""
+    train, request = cast("Train", stage), StopRequest()
+    receipts: list[Receipt] = []
+
+    def work() -> None:
+        runtime = LocalRuntime(local_device(place.gpus), progress, asked_to_stop=request)
+        receipts.append(train.train(store, part.key, runtime, progress))
+
+    def stop() -> None:
+        request.signal_number = signal.SIGTERM
+
+    saving_first(work, stop)
+    write_receipt(store, stage.address, receipts[0])
+    return receipts[0]
 
 
 def _reached(store: Store, stage: Stage) -> int:
