@@ -15,8 +15,8 @@ from flows.report import report
 from flows.scrape import scrape
 from flows.shard import shard
 from flows.train import train
-from tasks.flow_runs import date_of_run, run_name
-from tasks.stages import look_at
+from tasks.flow_runs import run_name
+from tasks.stages import begin_pipeline
 from tasks.termination import side_by_side
 
 
@@ -25,8 +25,7 @@ def dcgan(
     preset: Preset = DEFAULT_PRESET, overrides: Overrides = None, refresh: Refresh = False, as_of: AsOf = None
 ) -> list[str]:
     """From photos of the open web to a trained DCGAN, and what it learned."""
-    day = date_of_run(as_of)
-    look_at(preset, overrides, day)
+    day = begin_pipeline(preset, overrides, as_of)
     for stage in (scrape, crop, dedup, shard, train):
         stage(preset, overrides, refresh, day)
     side_by_side(*(partial(stage, preset, overrides, refresh, day) for stage in (evaluate, analyze)))

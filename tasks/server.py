@@ -1,7 +1,7 @@
 """Prefect's server as the pipeline wants it: private, and it forgets no slot. For ``make up`` and the image.
 
-``python -m tasks.server --host H --port P`` becomes `prefect server start` with these settings; each can be
-set otherwise in the environment.
+``python -m tasks.server --host H --port P`` is `prefect server start` with these settings; each can be set
+otherwise in the environment.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 SETTINGS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -24,12 +25,33 @@ SETTINGS = {
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Start the server in place of this process; files that it writes are its user's alone."""
+    """Run `prefect server start` in this process; files that it writes are its user's alone."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     os.umask(0o077)
-    command = [sys.executable, "-m", "prefect", "server", "start", *arguments]
-    os.execv(sys.executable, command)  # noqa: S606
+    sys.argv = ["prefect", "server", "start", *arguments]
+    from prefect.cli import app  # reads the settings
+
+    _write_in_turns()
+    app()
+
+
+def _write_in_turns() -> None:
+    """Let writers of SQLite wait for each other, so that a busy machine loses no heartbeat.
+
+    Prefect begins most transactions as DEFERRED. One that has read and then writes fails at once ("database
+    is locked", no timeout helps) if another has written meanwhile, and after four tries its event is dropped.
+    IMMEDIATE waits for its turn: https://www.sqlite.org/isolation.html, https://www.sqlite.org/rescode.html
+    (SQLITE_BUSY_SNAPSHOT).
+    """
+    from prefect.server.database.configurations import AioSqliteConfiguration
+
+    begin = AioSqliteConfiguration.begin_transaction
+
+    def begin_immediate(self: Any, session: Any, with_for_update: bool = True) -> Any:
+        return begin(self, session, with_for_update=True)
+
+    AioSqliteConfiguration.begin_transaction = begin_immediate
 
 
 if __name__ == "__main__":

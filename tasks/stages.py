@@ -14,24 +14,27 @@ from prefect.runtime import task_run
 from prefect.states import Completed
 from prefect.tasks import Task
 
-from dcgan_core.errors import TransientError
+from dcgan_core.errors import MissingArtifact, TransientError
 from dcgan_core.pipeline import load_pipeline
 from dcgan_core.place import Place, load_place
-from dcgan_core.stage import Artifact, Stage, run
+from dcgan_core.stage import Artifact, Backend, Stage, run
 from dcgan_core.storage import Store
 from tasks.backends import backend_of
-from tasks.flow_runs import date_of_run, dated
+from tasks.flow_runs import begin_run, dated, wait_for_maker
 from tasks.reporting import ProgressArtifact, publish
 
 _RETRY_SECONDS = [10.0, 60.0, 300.0]
 
 
-def look_at(preset: str, overrides: Mapping[str, Any] | None, as_of: date | None) -> None:
-    """Check that all that a run of every stage reads from outside is there, labelled sets among it.
+def begin_pipeline(preset: str, overrides: Mapping[str, Any] | None, as_of: date | None) -> date | None:
+    """Check that all that a run of every stage reads from outside is there; the date of the run.
 
-    They are wanted after the training, hours later; ConfigError says now which of them are missing.
+    Labelled sets are wanted after the training, hours later; ConfigError says now which are missing.
     """
-    load_pipeline(preset, dated(overrides, as_of), gpus=load_place().gpus)
+    place = load_place()
+    day = begin_run(as_of, place.root)
+    load_pipeline(preset, dated(overrides, day), gpus=place.gpus)
+    return day
 
 
 def run_flow(
@@ -42,7 +45,7 @@ def run_flow(
     The configuration is read first, so that a wrong one fails in the flow's first second.
     """
     place = load_place()
-    chosen = dated(overrides, date_of_run(as_of))
+    chosen = dated(overrides, begin_run(as_of, place.root))
     pipeline = load_pipeline(preset, chosen, upto=flow, gpus=place.gpus)
     store = place.store()
     return [_make(stage, store, place, refresh).uri for stage in pipeline.of(flow)]
@@ -54,7 +57,7 @@ def _make(stage: Stage, store: Store, place: Place, refresh: bool) -> Artifact:
     def make() -> State[Artifact]:
         log = get_run_logger()
         with ProgressArtifact(stage, store) as progress:
-            artifact = run(
+            artifact = _run_when_possible(
                 stage,
                 store,
                 backend_of(place),
@@ -71,6 +74,16 @@ def _make(stage: Stage, store: Store, place: Place, refresh: bool) -> Artifact:
 
     state = cast("State[Artifact]", _as_task(make, stage)(return_state=True))
     return state.result()
+
+
+def _run_when_possible(stage: Stage, store: Store, backend: Backend, **how: Any) -> Artifact:
+    """Run a stage as soon as no other flow run is about to make what it misses."""
+    while True:
+        try:
+            return run(stage, store, backend, **how)
+        except MissingArtifact as missing:
+            if not wait_for_maker(missing, store):
+                raise
 
 
 def _as_task(make: Any, stage: Stage) -> Task[[], State[Artifact]]:

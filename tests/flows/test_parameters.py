@@ -22,7 +22,7 @@ from dcgan_core.config import preset_names
 from dcgan_core.errors import ConfigError
 from flows import dcgan as whole
 from tasks import flow_runs
-from tasks.flow_runs import date_of_run, dated, run_name
+from tasks.flow_runs import begin_run, dated, run_name
 
 PROJECT = Path(__file__).parents[2]
 STAGES = ("scrape", "crop", "dedup", "shard", "train", "evaluate", "analyze", "report")
@@ -64,6 +64,9 @@ class Schedules:
     def read_deployment_schedules(self, _deployment: UUID) -> list[Any]:
         return [SimpleNamespace(id=self.id, schedule=CronSchedule(cron="0 3 * * 1", timezone=self.time_zone))]
 
+    def update_flow_run_labels(self, _run: UUID, labels: dict[str, str]) -> None:
+        assert labels == {"dcgan.root": "root"}
+
     def update_flow_run(self, _run: UUID, *, parameters: dict[str, Any]) -> None:
         self.updates.append(parameters)
 
@@ -98,7 +101,7 @@ def test_a_scheduled_run_takes_its_date_in_the_time_zone_of_its_schedule(
     monkeypatch.setattr(flow_runs, "get_client", lambda **_: schedules)
     with _in_run(datetime.fromisoformat(utc).replace(tzinfo=UTC), schedules):
         assert run_name() == f"demo {local}"
-        day = date_of_run(None)
+        day = begin_run(None, "root")
         assert day == date.fromisoformat(local)
         assert dated({"train.steps": 5}, day) == {"train.steps": 5, "scrape.as_of": local}
         assert dated({"scrape.as_of": "2020-01-01"}, day) == {"scrape.as_of": "2020-01-01"}
@@ -110,16 +113,17 @@ def test_a_run_with_a_date_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
     schedules = Schedules("UTC")
     monkeypatch.setattr(flow_runs, "get_client", lambda **_: schedules)
     with _in_run(datetime(2026, 11, 23, 3, tzinfo=UTC), schedules):
-        assert date_of_run(date(2026, 11, 16)) == date(2026, 11, 16)
+        assert begin_run(date(2026, 11, 16), "root") == date(2026, 11, 16)
     assert schedules.updates == []
 
 
 def test_a_run_started_by_hand_is_not_dated(monkeypatch: pytest.MonkeyPatch) -> None:
     schedules = Schedules("UTC")
+    monkeypatch.setattr(flow_runs, "get_client", lambda **_: schedules)
     with _in_run(datetime(2026, 11, 23, 3, tzinfo=UTC), schedules, by_schedule=False):
-        assert date_of_run(None) is None
+        assert begin_run(None, "root") is None
         assert run_name() == f"demo {datetime.now().astimezone().date()}"
-    assert date_of_run(None) is None
+    assert begin_run(None, "root") is None
     assert dated({"train.steps": 5}, None) == {"train.steps": 5}
     assert dated(None, None) == {}
 
