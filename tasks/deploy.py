@@ -85,6 +85,7 @@ def _deploy(client: SyncPrefectClient, entry: Mapping[str, Any], *, reset: bool)
             "name": entry["name"],
             "flow_id": str(client.create_flow_from_name(flow.name)),
             "work_pool_name": entry["work_pool"]["name"],
+            "work_queue_name": entry["work_pool"].get("work_queue_name"),
             **fixed,
             **_fields(file),
             "schedules": [_schedule(file, slug) for slug in _slugs(file)],

@@ -28,6 +28,9 @@ def main(arguments: Sequence[str]) -> None:
     """Run `prefect server start` in this process; files that it writes are its user's alone."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
+    # Pages of other origins must not start runs; the UI asks under the address that its users see.
+    seen = os.environ.get("PREFECT_SERVER_UI_API_URL", "http://127.0.0.1:4200/api").removesuffix("/api")
+    os.environ.setdefault("PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS", seen)
     os.umask(0o077)
     sys.argv = ["prefect", "server", "start", *arguments]
     from prefect.cli import app  # reads the settings

@@ -1,8 +1,13 @@
-"""``make up``: Prefect server with UI, work pool, deployments and worker, in the foreground until stopped."""
+"""``make up``: Prefect server with UI, work pool, deployments, worker and the root's pages, until stopped.
+
+Everything listens on this machine alone and asks for a login that is made anew for each PREFECT_HOME: whoever
+may start a run may run programs, so no web page and no other user may.
+"""
 
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -13,62 +18,102 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.error import URLError
 
+import psutil
+
 HOST = os.environ.get("DCGAN_UP_HOST", "127.0.0.1")
 PORT = int(os.environ.get("DCGAN_UP_PORT", "4200"))
+PAGES_PORT = int(os.environ.get("DCGAN_UP_PAGES_PORT", str(PORT + 1)))
 POOL = "dcgan"
-API = f"http://{HOST}:{PORT}/api"
-_START_SECONDS = 120
-_STOP_SECONDS = 30
-_PREFECT = [sys.executable, "-m", "prefect"]
+URL = f"http://{HOST}:{PORT}"
+API = f"{URL}/api"
+PAGES = f"http://{HOST}:{PAGES_PORT}"
+_START_SECONDS = 180
+_FLOWS_SECONDS = 6.0  # a training saves within it on a quiet machine; what was committed is kept in any case
+_STOP_SECONDS = 3.0  # then a process is killed: after Ctrl-C all must be over within 15 s
+Child = subprocess.Popen[bytes]
 
 
 def main() -> int:
-    """Run everything in the foreground; Ctrl-C or SIGTERM stops it all, the worker first."""
+    """Run everything in the foreground; Ctrl-C or SIGTERM stops it all, flows first."""
     project = Path(__file__).parent.parent
     if not (project / "prefect.yaml").is_file():
         print(f"there is no prefect.yaml in {project}: run this from a checkout", file=sys.stderr)
         return 2
-    if _taken():
-        print(f"port {PORT} is taken: stop what listens there, or set DCGAN_UP_PORT", file=sys.stderr)
-        return 2
-    os.environ["PREFECT_API_URL"] = API
+    for port, variable in ((PORT, "DCGAN_UP_PORT"), (PAGES_PORT, "DCGAN_UP_PAGES_PORT")):
+        if _taken(port):
+            print(f"port {port} is taken: stop what listens there, or set {variable}", file=sys.stderr)
+            return 2
+    home = _private_home()
+    login = os.environ.get("PREFECT_SERVER_API_AUTH_STRING") or _login(home)
+    os.environ.update(
+        PREFECT_API_URL=API, PREFECT_SERVER_API_AUTH_STRING=login, PREFECT_API_AUTH_STRING=login
+    )
     os.environ.setdefault("PREFECT_SERVER_UI_API_URL", API)
     os.environ.setdefault("PREFECT_WORKER_QUERY_SECONDS", "2")  # this server has only us to serve
+    os.environ.setdefault("DCGAN_REPORT_URL", PAGES)
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, _interrupt_once)
-    children: list[subprocess.Popen[bytes]] = []
+    children: list[Child] = []
     try:
-        server = _start(["server", "start", "--host", HOST, "--port", str(PORT)], children)
+        server = _start(["tasks.server", "--host", HOST, "--port", str(PORT)], children)
         _wait_for(server)
         print(f"making the work pool {POOL} and the deployments of prefect.yaml", flush=True)
-        _once(["work-pool", "create", POOL, "--type", "process", "--overwrite"], project)
-        _once(["--no-prompt", "deploy", "--all"], project)
-        _start(["worker", "start", "--pool", POOL, "--name", f"{POOL}-{socket.gethostname()}"], children)
-        _say_ready()
+        _once(["tasks.deploy"], project)
+        _start(["dcgan_core.cli", "serve", "--host", HOST, "--port", str(PAGES_PORT)], children)
+        worker = ["prefect", "worker", "start", "--pool", POOL, "--name", f"{POOL}-{socket.gethostname()}"]
+        _start([*worker, "--install-policy", "never"], children)
+        _say_ready(home, login)
         return _watch(children)
     except KeyboardInterrupt:
-        print("\nstopping")
+        print("\nstopping", flush=True)
         return 0
     finally:
-        for child in reversed(children):
-            _stop(child)
+        _stop_all(children)
 
 
-def _start(arguments: Sequence[str], children: list[subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
-    # A session of its own, so that Ctrl-C reaches this process alone and the order of stopping is ours.
-    child = subprocess.Popen([*_PREFECT, *arguments], start_new_session=True)  # noqa: S603
+def _private_home() -> Path:
+    """Where Prefect keeps its database, for this user alone, also if it was there before."""
+    home = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    home.chmod(0o700)
+    for file in home.glob("prefect.db*"):
+        file.chmod(0o600)
+    return home
+
+
+def _login(home: Path) -> str:
+    """The login of the server whose database is there: made once, kept for its user alone."""
+    file = home / "login"
+    if not file.exists():
+        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as new:
+            new.write(f"dcgan:{secrets.token_urlsafe(24)}")
+    file.chmod(0o600)
+    return file.read_text().strip()
+
+
+def _start(module: Sequence[str], children: list[Child]) -> Child:
+    # A session of its own, so that Ctrl-C reaches this process alone and the order of stopping is ours; no
+    # terminal, so that nothing asks a question there or changes how it works.
+    child = subprocess.Popen(  # noqa: S603
+        [sys.executable, "-m", *module], start_new_session=True, stdin=subprocess.DEVNULL
+    )
     children.append(child)
     return child
 
 
-def _once(arguments: Sequence[str], project: Path) -> None:
-    done = subprocess.run([*_PREFECT, *arguments], cwd=project, capture_output=True, text=True)  # noqa: S603
-    if done.returncode:  # its long report is of interest only then
+def _once(module: Sequence[str], project: Path) -> None:
+    command = [sys.executable, "-m", *module]
+    done = subprocess.run(  # noqa: S603
+        command, cwd=project, capture_output=True, text=True, stdin=subprocess.DEVNULL, start_new_session=True
+    )
+    if done.returncode:
         print(done.stdout, done.stderr, sep="\n", file=sys.stderr)
-        raise SystemExit(f"prefect {' '.join(arguments)} failed with code {done.returncode}")
+        raise SystemExit(f"{' '.join(module)} failed with code {done.returncode}")
+    # Of interest is what is not as it was: what the file has changed, and what of it an operator's keeps out.
+    print("".join(line for line in done.stdout.splitlines(keepends=True) if "unchanged" not in line), end="")
 
 
-def _wait_for(server: subprocess.Popen[bytes]) -> None:
+def _wait_for(server: Child) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline:
         if server.poll() is not None:
@@ -81,7 +126,7 @@ def _wait_for(server: subprocess.Popen[bytes]) -> None:
     raise SystemExit(f"the Prefect server did not answer within {_START_SECONDS} s")
 
 
-def _watch(children: Sequence[subprocess.Popen[bytes]]) -> int:
+def _watch(children: Sequence[Child]) -> int:
     while True:
         for child in children:
             try:
@@ -92,22 +137,46 @@ def _watch(children: Sequence[subprocess.Popen[bytes]]) -> int:
             return code or 1
 
 
-def _stop(child: subprocess.Popen[bytes]) -> None:
-    if child.poll() is not None:
-        return
-    child.send_signal(signal.SIGTERM)
+def _stop_all(children: Sequence[Child]) -> None:
+    """End the flows first, so that they save and the server learns of it; then all else in turn."""
+    ours = [process for child in children for process in _family(child.pid)]
+    flows = [process for process in ours if _is_flow(process)]
+    for process in flows:
+        process.send_signal(signal.SIGTERM)
+    psutil.wait_procs(flows, timeout=_FLOWS_SECONDS)
+    for child in reversed(children):
+        if child.poll() is None:
+            child.send_signal(signal.SIGTERM)
+            try:
+                child.wait(timeout=_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+    for process in ours:
+        if process.is_running():
+            process.kill()
+
+
+def _family(pid: int) -> list[psutil.Process]:
     try:
-        child.wait(timeout=_STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.wait()
+        parent = psutil.Process(pid)
+        return [*parent.children(recursive=True), parent]
+    except psutil.NoSuchProcess:
+        return []
 
 
-def _taken() -> bool:
+def _is_flow(process: psutil.Process) -> bool:
+    try:
+        return "prefect.engine" in process.cmdline()
+    except psutil.Error:
+        return False
+
+
+def _taken(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HOST, PORT))
+            probe.bind((HOST, port))
         except OSError:
             return True
     return False
@@ -120,11 +189,15 @@ def _interrupt_once(_signal: int, _frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _say_ready() -> None:
+def _say_ready(home: Path, login: str) -> None:
     print(
-        f"\nReady. UI: http://{HOST}:{PORT}   (Ctrl-C stops everything)\n"
+        f"\nReady. (Ctrl-C stops everything)\n"
+        f"  UI       {URL}\n"
+        f"  login    {login}\n"
+        f"  reports  {PAGES}\n"
         "In another terminal:\n"
         f"  source .venv/bin/activate; export PREFECT_API_URL={API}\n"
+        f'  export PREFECT_API_AUTH_STRING="$(cat {home / "login"})"\n'
         "  prefect deployment run dcgan/full-pipeline -p preset=demo\n",
         flush=True,
     )
