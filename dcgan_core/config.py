@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -327,6 +328,16 @@ class ShardConfig(Section):
     """Most samples that one process holds. Larger sets are shuffled through files, with the same result."""
 
 
+def _share_or_number(value: float) -> float:
+    """Whole numbers as ``int``, whichever way they were written: 0 and 0.0 are one address."""
+    if value < 0 or (value >= 1 and (value < 2 or value != int(value))):
+        raise ValueError(
+            "hold out a share of the photos (train.held_out=0.05), or a whole number of images, two at least "
+            "(train.held_out=1000); 0 holds out none"
+        )
+    return int(value) if value == int(value) else value
+
+
 class TrainConfig(Section):
     """The paper's training (section 3 and 4) and what may deviate from it, by name."""
 
@@ -406,9 +417,12 @@ class TrainConfig(Section):
     """Steps between scores."""
     score_images: Annotated[int, Field(ge=2)] = 1000
     """Real images, and samples, that a score compares."""
-    held_out: Annotated[int, Field(ge=0)] = 0
-    """Images at the end of the shards that are kept out of training, for scores. 0: scores use training
-    images, so they cannot tell learning by heart."""
+    held_out: Annotated[int | float, AfterValidator(_share_or_number)] = 0
+    """Images that are kept out of training, for scores. A photo's key decides, so that an image that was held
+    out once is never trained on, and the reverse. Below 1: this share of the photos, now and later. A whole
+    number, 2 at least: this many images of the first training under the root; its threshold holds for all
+    later ones, so that the number grows with the set. 0: scores use training images, so they cannot tell
+    learning by heart."""
     check_every: PositiveInt = 100
     """Steps between looks at the run's health (finite numbers, dead nets, samples alike or saturated)."""
     grace: Annotated[int, Field(ge=0)] = 500

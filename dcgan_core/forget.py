@@ -94,6 +94,7 @@ def forget(
     _delete_descendants(store, keys, models, done)
     progress(2, 4, "cleaning crops")
     _clean_crops(store, keys, done)
+    _clean_held_out(store, keys, done)
     progress(3, 4, "cleaning photos")
     _clean_gathered(store, exclusions, done)  # last: until then everything can be found again
     _confirm(store, exclusions, done)
@@ -262,15 +263,30 @@ def _clean_crops(store: Store, keys: set[str], done: Forgotten) -> None:
                 continue
             less = Counter(row["status"] for row in lost)
             less["photos"] = len({row["photo_key"] for row in lost})
-
-            def without(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-                return [row for row in rows if _plain(row["photo_key"]) not in keys]
-
-            _swap(store, address, name, without, _Counts(less))
+            _swap(store, address, name, _without(keys), _Counts(less))
             if address not in done.cleaned:
                 done.cleaned.append(address)
         if manifest := readable_manifest(store, address):
             _rewrite_manifest(store, manifest, read_receipts(store, address))
+
+
+def _clean_held_out(store: Store, keys: set[str], done: Forgotten) -> None:
+    """Take the photos out of what trainings name as held out; how many these were stays in their counts."""
+    for address in _addresses(store, "train"):
+        _finish_swaps(store, address)
+        for name in _tables(store, address, "held-out"):
+            rows = _rows(store, address.part_path(name), ("photo_key",))
+            if any(_plain(row["photo_key"]) in keys for row in rows):
+                _swap(store, address, name, _without(keys), _Counts())
+                done.cleaned.append(address)
+        receipts = read_receipts(store, address)
+        manifest = readable_manifest(store, address)
+        if manifest and any(receipts.get(part.part, part) != part for part in manifest.parts):
+            _rewrite_manifest(store, manifest, receipts)
+
+
+def _without(keys: set[str]) -> Callable[[list[dict[str, Any]]], list[dict[str, Any]]]:
+    return lambda rows: [row for row in rows if _plain(row["photo_key"]) not in keys]
 
 
 def _clean_gathered(store: Store, exclusions: Exclusions, done: Forgotten) -> None:
@@ -529,7 +545,7 @@ def _with_file(receipt: Receipt, name: str, size: int, digest: str, rows: int, c
         metrics["excluded"] = sorted({*metrics["excluded"], *change.excluded})
     new = {"bytes": size, "sha256": digest, "rows": rows}
     files = tuple(file.model_copy(update=new) if file.name == name else file for file in receipt.files)
-    kept = {status: count for status, count in counts.items() if count > 0}
+    kept = {name: count for name, count in counts.items() if count > 0 or name not in change.less}
     return receipt.model_copy(update={"files": files, "counts": kept, "metrics": metrics})
 
 

@@ -128,8 +128,8 @@ def build(config: PipelineConfig, preset: str, *, upto: str = "all", gpus: int =
                     )
             add(Features(seed, inputs("train"), preset, judged_on, size, gpus))
             add(Scores(seed, inputs("train", "features"), preset, judged_on, size, gpus))
-            held_out = config.train.held_out
-            add(Quality(seed, inputs("train", "shards"), preset, judged_on, size, gpus, held_out))
+            holds_out = config.train.held_out > 0
+            add(Quality(seed, inputs("train", "shards"), preset, judged_on, size, gpus, holds_out))
         if "analyze" in wanted:
             add(Analyze(seed, inputs("train", "shards"), preset, config.analyze))
         if "report" in wanted:

@@ -13,6 +13,7 @@ import pyarrow as pa
 from dcgan_core import images
 from dcgan_core.artifacts import PartFile, Receipt, write_part
 from dcgan_core.config import AnalyzeConfig, Json
+from dcgan_core.held_out import below_of
 from dcgan_core.progress import Progress
 from dcgan_core.stage import Part, Stage, Summary
 from dcgan_core.storage import Store
@@ -111,7 +112,8 @@ class Analyze(Stage):
         from dcgan_core.models.weights import to_uint8
         from dcgan_core.shard.reader import read_images
 
-        data = read_images(store, self.input_manifest(store, "shards"), model.spec.size)
+        train, shards = (self.input_manifest(store, name) for name in ("train", "shards"))
+        data = read_images(store, shards, model.spec.size, held_below=below_of(train))
         samples = model.sample(self.config.neighbours, seed=seed, ema=model.ema is not None)
         drawn = to_uint8(samples, model.spec.data_range)
         pool = data.pixels_N3SS.transpose(0, 2, 3, 1)

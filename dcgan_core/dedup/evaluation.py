@@ -19,9 +19,10 @@ from dcgan_core.dedup.codes import encode, luma, thumbnail, verified_distances
 from dcgan_core.dedup.neighbours import distances, hamming
 from dcgan_core.dedup.scoring import Counts, Row, Trial, by_radius, histogram
 from dcgan_core.dedup.similarity import alike
-from dcgan_core.dedup.stage import Codes, share, stacked
+from dcgan_core.dedup.stage import Codes, stacked
 from dcgan_core.dedup.variants import KINDS, MIRRORED, make_variant
 from dcgan_core.errors import ConfigError, DecodeError, NoUsableData
+from dcgan_core.held_out import share
 from dcgan_core.images import Rgb
 from dcgan_core.progress import Progress, silent
 from dcgan_core.storage import Store

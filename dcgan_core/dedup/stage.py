@@ -20,6 +20,7 @@ from dcgan_core.config import DedupConfig, Json
 from dcgan_core.dedup.licences import openness
 from dcgan_core.dedup.links import read_links
 from dcgan_core.errors import DecodeError
+from dcgan_core.held_out import share
 from dcgan_core.progress import Progress
 from dcgan_core.stage import Part, Stage, Summary
 from dcgan_core.storage import Store
@@ -440,8 +441,3 @@ def stacked(codes: list[bytes]) -> NDArray[np.uint8]:
     if not len(codes):
         return np.empty((0, 0), np.uint8)
     return np.frombuffer(b"".join(codes), np.uint8).reshape(len(codes), -1)
-
-
-def share(key: str, seed: int | str) -> float:
-    """A number in [0, 1) that depends on the key and the seed alone."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{key}".encode()).digest()[:8]) / 2**64

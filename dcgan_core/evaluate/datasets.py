@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dcgan_core.config import LabelledSet
 from dcgan_core.errors import ConfigError
-from dcgan_core.evaluate.draws import balanced_draw, stratified_draw, stratified_split
+from dcgan_core.evaluate.draws import balanced_draw, split_by_place, stratified_draw, stratified_split
 from dcgan_core.evaluate.enough import Counts
 from dcgan_core.evaluate.parts import (
     Part,
@@ -98,7 +98,8 @@ def load(
     """The set named by ``spec``, central squares scaled to ``size`` pixels, rows in random order.
 
     ``size`` None: as they are, where all are of one size. Without a test part ``test_share`` of every class
-    of the training part is held out. At most ``max_train`` training images are drawn class-balanced and at
+    of the training part is held out: of sets that may grow, by each image's own key, so that it stays on its
+    side. At most ``max_train`` training images are drawn class-balanced and at
     most ``max_test`` test images with the classes' own shares; the test images do not depend on
     ``max_train``. Grey images get three equal channels. Raises ConfigError for what is missing, unreadable,
     unlabelled or of one class only.
@@ -131,7 +132,10 @@ def draw(
                 f"labelled set {spec.name}: class {single} has a single image, and a share of each class is "
                 "held out to test; add images of it, leave it out, or name a test part"
             )
-        train_rows, test_rows = stratified_split(train.labels_N, test_share, split_rng)
+        if train.places is None:
+            train_rows, test_rows = stratified_split(train.labels_N, test_share, split_rng)
+        else:
+            train_rows, test_rows = split_by_place(train.labels_N, train.places(), test_share, split_rng)
     available_K = np.bincount(train.labels_N[train_rows], minlength=len(train.classes))
     train_rows = train_rows[balanced_draw(train.labels_N[train_rows], max_train, train_rng)]
     test_rows = test_rows[stratified_draw(test_labels_N[test_rows], max_test, test_rng)]
@@ -153,7 +157,10 @@ def identity(spec: LabelledSet) -> dict[str, str]:
     shards by the content its manifest states. A file is read once a process. Raises ConfigError for missing
     files; torchvision's are downloaded where that is allowed.
     """
-    return {f"{part}_sha256": _content_hash(spec, place) for part, place in _located(spec).items()}
+    hashes = {f"{part}_sha256": _content_hash(spec, place) for part, place in _located(spec).items()}
+    # Images of these sets were once held out by their positions: other features and scores.
+    by_key = spec.kind in ("parquet", "imagefolder", "shards") and not spec.test
+    return {**hashes, "split": "by key"} if by_key else hashes
 
 
 _Located: TypeAlias = dict[str, str]

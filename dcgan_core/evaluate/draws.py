@@ -85,6 +85,24 @@ def stratified_split(
     return rng.permutation(np.flatnonzero(~is_held_N)), rng.permutation(np.flatnonzero(is_held_N))
 
 
+def split_by_place(
+    labels_N: NDArray[np.int64], place_N: NDArray[np.float64], share: float, rng: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(kept, held): rows in random order, held if their places on [0, 1) (N,) lie below ``share``.
+
+    A row stays on its side whatever other rows there are, so the share of a class is only about ``share``. If
+    a class of two rows or more would have none on a side, its lowest row is held, or its highest one kept.
+    """
+    is_held_N = place_N < share
+    for label in np.unique(labels_N).tolist():
+        rows = np.flatnonzero(labels_N == label)
+        if len(rows) > 1 and not is_held_N[rows].any():
+            is_held_N[rows[place_N[rows].argmin()]] = True
+        elif len(rows) > 1 and is_held_N[rows].all():
+            is_held_N[rows[place_N[rows].argmax()]] = False
+    return rng.permutation(np.flatnonzero(~is_held_N)), rng.permutation(np.flatnonzero(is_held_N))
+
+
 def stratified_folds(
     labels_N: NDArray[np.int64], rows: NDArray[np.int64], count: int
 ) -> list[NDArray[np.int64]]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from dcgan_core.errors import ConfigError
 from dcgan_core.evaluate.hashes import file_sha256, files_sha256, joined
+from dcgan_core.held_out import places
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 
@@ -29,6 +31,9 @@ class Part:
     source: str
     read: Callable[[NDArray[np.int64]], Iterator[tuple[int, NDArray[np.uint8] | bytes]]]
     """(place in the rows asked for, RGB array (H, W, 3) or encoded bytes) of each row, in any order."""
+    places: Callable[[], NDArray[np.float64]] | None = None
+    """Where each row's own key puts it on [0, 1) (``held_out.places``), for sets that may grow; None for
+    those that are published whole."""
 
 
 def digits_part() -> Part:
@@ -124,11 +129,32 @@ def parquet_part(location: str, name: str) -> Part:
             low, high = np.searchsorted(wanted, (first, first + batch.num_rows))
             images = batch.column(0).take(pa.array(wanted[low:high] - first)).to_pylist()
             for place, image in zip(order[low:high], images, strict=True):
-                encoded = image.get("bytes") if isinstance(image, dict) else image
-                yield int(place), encoded if isinstance(encoded, bytes) else b""
+                yield int(place), _encoded(image)
             first += batch.num_rows
 
-    return Part(labels_N.astype(np.int64), classes, path.name, read)
+    status = path.stat()
+    state = (status.st_size, status.st_mtime_ns, status.st_ino)
+    return Part(
+        labels_N.astype(np.int64),
+        classes,
+        path.name,
+        read,
+        lambda: _row_places(str(path.absolute()), *state),
+    )
+
+
+@lru_cache(maxsize=4)
+def _row_places(path: str, *_state: int) -> NDArray[np.float64]:
+    """By the bytes of each image: rows may be written in another order."""
+    found = []
+    for batch in pq.ParquetFile(path).iter_batches(batch_size=1024, columns=["image"], use_threads=False):
+        found += [hashlib.sha256(_encoded(image)).hexdigest() for image in batch.column(0).to_pylist()]
+    return places(found)
+
+
+def _encoded(image: Any) -> bytes:
+    encoded = image.get("bytes") if isinstance(image, dict) else image
+    return encoded if isinstance(encoded, bytes) else b""
 
 
 def _class_names(values: Sequence[int], metadata: dict[bytes, bytes]) -> tuple[str, ...]:
@@ -162,7 +188,10 @@ def folder_part(location: str, name: str) -> Part:
         for place, row in enumerate(rows):
             yield place, files[row].read_bytes()
 
-    return Part(np.array(labels, np.int64), tuple(classes), folder.name, read)
+    # By the bytes of each file: one may be renamed.
+    return Part(
+        np.array(labels, np.int64), tuple(classes), folder.name, read, lambda: places(files_sha256(files))
+    )
 
 
 def _class_folders(folder: Path) -> Iterator[tuple[Path, list[Path]]]:

@@ -19,6 +19,7 @@ from dcgan_core.artifacts import PartFile, Receipt, read_part, read_receipt, wri
 from dcgan_core.config import Json, LabelledSet
 from dcgan_core.errors import ConfigError
 from dcgan_core.evaluate.stage import OF_IMAGES, OverSets
+from dcgan_core.held_out import below_of
 from dcgan_core.progress import Progress
 from dcgan_core.stage import Part, Summary
 from dcgan_core.storage import Store
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from dcgan_core.evaluate.quality import Measured
     from dcgan_core.evaluate.summary import Summary as Features
     from dcgan_core.models.weights import Model
+    from dcgan_core.shard.reader import Shards
 
 _CLASSIFIER, _REAL_INCEPTION = "trained classifier", "real images in Inception"
 _MOST_TRAINING = 50_000
@@ -60,18 +62,18 @@ class Quality(OverSets):
     unit: ClassVar[str] = "measures"
     whole_machine: ClassVar[bool] = True
 
-    held_out: int = 0
-    """Images at the end of the shards that training has not seen."""
+    holds_out: bool = False
+    """Whether training has kept some images of the shards out."""
 
     def settings(self) -> dict[str, Json]:
         return self.config.identity("quality_samples")
 
     def source(self) -> dict[str, Json]:
         """What is asked of which images: no settings, so that parts are taken over."""
-        if "memorisation" in self.config.quality and not (self.config.quality_set or self.held_out):
+        if "memorisation" in self.config.quality and not (self.config.quality_set or self.holds_out):
             raise ConfigError(
                 "evaluate.quality has `memorisation`, which needs images that the generator has not seen: "
-                "name a labelled set in evaluate.quality_set, or hold some out (train.held_out=1000)"
+                "name a labelled set in evaluate.quality_set, or hold some out (train.held_out=0.05)"
             )
         return {
             "measures": list(self.config.quality),
@@ -83,6 +85,7 @@ class Quality(OverSets):
         train, shards = (self.input_manifest(store, name) for name in ("train", "shards"))
         # Real images turn grey where the net is: the net that is judged says no more to these two.
         seen = (self.settings(), self.size, train.config["spec"]["channels"])
+        below = below_of(train) or 0  # as keys have it where nothing is held out
         parts: list[Part] = []
         classifier = inception = None
         if "classifier" in self.config.quality:
@@ -92,11 +95,11 @@ class Quality(OverSets):
             )
         if "inception" in self.config.quality:
             inception = len(parts)
-            about = (shards.content, self.held_out, self._inception_sha256)
+            about = (shards.content, below, self._inception_sha256)
             key = self.key_of(_REAL_INCEPTION, *seen, *about)
             parts.append(Part(inception, key, _Wanted(_REAL_INCEPTION)))
         before = len(parts)
-        images = (shards.content, self.held_out, self._of_set)
+        images = (shards.content, below, self._of_set)
         for measure in self.config.quality:
             in_classifier = measure in ("classifier", "memorisation")
             read = (classifier if in_classifier else None, inception if measure == "inception" else None)
@@ -212,7 +215,7 @@ class Quality(OverSets):
         body = {
             "measure": what,
             "images": found.images,
-            "unseen": self.config.quality_set or ("train.held_out" if self.held_out else ""),
+            "unseen": self.config.quality_set or ("train.held_out" if self.holds_out else ""),
             "values": [value.to_json() for value in found.values],
         }
         name = f"quality-{part.index:05d}.json"
@@ -318,27 +321,27 @@ class Quality(OverSets):
     def _training(self, store: Store, model: Model, most: int) -> Tensor:
         """Training images by seed, uint8 (N, C, S, S); none of those that were held out."""
         shards = self._shards(store)
-        seen = len(shards) - self.held_out
+        seen_N = np.flatnonzero(~shards.is_held_N)
         rng = np.random.default_rng([self.seed, 1])
-        return _as_drawn(
-            shards.pixels(np.sort(rng.choice(seen, min(most, seen), replace=False))), model.spec.channels
-        )
+        drawn = np.sort(rng.choice(len(seen_N), min(most, len(seen_N)), replace=False))
+        return _as_drawn(shards.pixels(seen_N[drawn]), model.spec.channels)
 
     def _unseen(self, store: Store, model: Model) -> Tensor | None:
         """Images that the generator has not seen, uint8 (N, C, S, S), where there are any."""
         spec = self._set
         if spec is not None:
             return _as_drawn(self.load(spec).test_images_NHW3.transpose(0, 3, 1, 2), model.spec.channels)
-        if not self.held_out:
+        if not self.holds_out:
             return None
         shards = self._shards(store)
-        held = shards.pixels(np.arange(len(shards) - self.held_out, len(shards)))
-        return _as_drawn(held, model.spec.channels)
+        return _as_drawn(shards.pixels(np.flatnonzero(shards.is_held_N)), model.spec.channels)
 
-    def _shards(self, store: Store) -> Any:
+    def _shards(self, store: Store) -> Shards:
+        """The images, told apart by the threshold that the training was made with."""
         from dcgan_core.shard.reader import open_shards
 
-        return open_shards(store, self.input_manifest(store, "shards"), self.size)
+        train, shards = (self.input_manifest(store, name) for name in ("train", "shards"))
+        return open_shards(store, shards, self.size, held_below=below_of(train))
 
     def _closest(
         self, store: Store, index: int, found: Measured, samples: Tensor, training: Tensor

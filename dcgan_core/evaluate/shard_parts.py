@@ -13,6 +13,7 @@ from dcgan_core.artifacts import FOLDER, Address, Manifest, readable_manifest
 from dcgan_core.errors import ConfigError
 from dcgan_core.evaluate.hashes import joined, opened_sha256
 from dcgan_core.evaluate.parts import Part
+from dcgan_core.held_out import places
 from dcgan_core.place import load_place
 from dcgan_core.scrape.shard_lists import Shard, list_shards
 from dcgan_core.scrape.sources import state_of
@@ -32,6 +33,7 @@ def shard_part(name: str, location: str) -> Part:
     for a damaged tar.
     """
     shards, source = _opened(name, location)
+    index = shards.index
     labels_N = shards.index.label_N
     if missing := int((labels_N < 0).sum()):
         raise ConfigError(
@@ -50,7 +52,14 @@ def shard_part(name: str, location: str) -> Part:
                     raise image
                 yield place, image
 
-    return Part(labels_N.astype(np.int64), tuple(str(value) for value in values_K.tolist()), source, read)
+    return Part(
+        labels_N.astype(np.int64),
+        tuple(str(value) for value in values_K.tolist()),
+        source,
+        read,
+        # As training holds images of the same shards out; the keys of others' tars are theirs.
+        lambda: places(index.photo_keys if shards.address else index.keys),
+    )
 
 
 def shards_sha256(name: str, location: str) -> str:

@@ -188,7 +188,8 @@ def _scores(store: Store, scores: Manifest, name: str) -> list[Score]:
 
 def _repeats(counts: dict[str, int]) -> float:
     """How often each training image was shown."""
-    return counts.get("images_seen", 0) / counts["samples"] if counts.get("samples") else 0.0
+    seen = counts.get("samples", 0) - counts.get("held_out", 0)
+    return counts.get("images_seen", 0) / seen if seen else 0.0
 
 
 def _percent(share: float) -> str:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from dcgan_core.artifacts import Manifest
 from dcgan_core.config import DedupConfig
 from dcgan_core.dedup.similarity import SURE_BITS
-from dcgan_core.dedup.stage import share, stacked
+from dcgan_core.dedup.stage import stacked
+from dcgan_core.held_out import share
 from dcgan_core.storage import Store
 from dcgan_core.tables import LongTable, some_rows
 

@@ -118,7 +118,7 @@ def _options(config: Mapping[str, Any], spec: Mapping[str, Any]) -> list[tuple[s
 
 
 def _notes(train: Manifest) -> list[str]:
-    samples = train.counts["samples"]
+    samples = train.counts["samples"] - train.counts.get("held_out", 0)
     times = _times(_shown_to_d(train) / samples)
     notes = []
     if samples < _FEW_IMAGES:

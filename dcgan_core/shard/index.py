@@ -64,6 +64,11 @@ class Index:
         """All keys."""
         return [key for tar in range(len(self.tars)) for key in self.load(tar).keys]
 
+    @cached_property
+    def photo_keys(self) -> list[str]:
+        """For each sample of our own tars, the key of the photo that it was cut from."""
+        return [key.rpartition("_")[0] or key for key in self.keys]
+
 
 def index_of(store: Store, manifest: Manifest) -> Index:
     """The index of an artifact of shards. A tar whose index is gone or damaged is looked through instead.

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from dcgan_core.artifacts import Manifest
 from dcgan_core.errors import BadSamples, CorruptArtifact, DcganError, DecodeError, NotEnoughMemory
+from dcgan_core.held_out import places
 from dcgan_core.memory import free_memory
 from dcgan_core.place import processors
 from dcgan_core.progress import Progress, silent
@@ -37,7 +39,7 @@ MAX_BAD = 0.001
 
 @dataclass(frozen=True)
 class Images:
-    """All samples of a shards artifact: pixels (N, 3, S, S) uint8, keys, labels (-1 where there is none)."""
+    """Samples of a shards artifact: pixels (N, 3, S, S) uint8, keys, labels (-1 where there is none)."""
 
     pixels_N3SS: NDArray[np.uint8]
     keys: list[str]
@@ -53,8 +55,9 @@ class Shards:
 
     Every image is checked against the hash in the index whenever it is read. One that is damaged or cannot
     be decoded is left out: the next good one of its class in the order of the tars stands in its place, so
-    that batches keep their size and every order its length. ``bad`` counts and names them; beyond ``max_bad``
-    of all samples reading stops with BadSamples.
+    that batches keep their size and every order its length. One that is held out never stands in for one that
+    is trained on, nor the reverse. ``bad`` counts and names them; beyond ``max_bad`` of all samples reading
+    stops with BadSamples.
     """
 
     store: Store
@@ -67,6 +70,8 @@ class Shards:
     true_labels: bool = False
     """What happens when a class has no good sample left: one of another class stands in and the label is not
     true, or (True, for whoever needs the classes) BadSamples."""
+    held_below: float = 0.0
+    """The threshold of what is held out of training (``held_out.threshold``); 0: nothing is."""
     bad: dict[int, str] = field(default_factory=dict)
     """Numbers of samples that are left out, and why."""
     _bytes: TarBytes | None = None
@@ -81,6 +86,13 @@ class Shards:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    @cached_property
+    def is_held_N(self) -> NDArray[np.bool_]:
+        """Whether each sample is held out of training (N,): all crops of a photo are, or none."""
+        if not self.held_below:
+            return np.zeros(len(self), np.bool_)
+        return places(self.index.photo_keys) < self.held_below
 
     def __getitem__(self, number: int) -> tuple[NDArray[np.uint8], int]:
         """Pixels (3, S, S) uint8 and the class, -1 where there is none."""
@@ -136,13 +148,16 @@ class Shards:
         return list(zip(*(column.tolist() for column in columns), strict=True))
 
     def _stand_in(self, number: int, out_SS3: NDArray[np.uint8]) -> None:
-        label = int(self.index.label_N[number])
-        if self._next_good(number, np.flatnonzero(self.index.label_N == label), out_SS3):
+        label, same_side_N = int(self.index.label_N[number]), self.is_held_N == self.is_held_N[number]
+        if self._next_good(number, np.flatnonzero((self.index.label_N == label) & same_side_N), out_SS3):
             return
         if self.true_labels:
             what = f"class {label} has no sample that can be read, the first is {self.index.key(number)}: "
             raise BadSamples(self._path(number), what + self.bad[number], self.address)
-        self._next_good(number, np.arange(len(self)), out_SS3)
+        if not self._next_good(number, np.flatnonzero(same_side_N), out_SS3):
+            side = "held out of training" if self.is_held_N[number] else "trained on"
+            what = f"none of the samples {side} can be read, the first is {self.index.key(number)}: "
+            raise BadSamples(self._path(number), what + self.bad[number], self.address)
 
     def _next_good(self, number: int, among_M: Indices, out_SS3: NDArray[np.uint8]) -> bool:
         """Decode the next good sample after ``number`` of some, in ascending order; False: there is none."""
@@ -178,10 +193,17 @@ class Shards:
 
 
 def open_shards(
-    store: Store, manifest: Manifest, size: int, *, max_bad: float = MAX_BAD, true_labels: bool = False
+    store: Store,
+    manifest: Manifest,
+    size: int,
+    *,
+    max_bad: float = MAX_BAD,
+    true_labels: bool = False,
+    held_below: float = 0.0,
 ) -> Shards:
     """The samples of an artifact of shards, of ``size`` pixels. CorruptArtifact where it is damaged."""
-    return Shards(store, index_of(store, manifest), size, str(manifest.address), max_bad, true_labels)
+    index, address = index_of(store, manifest), str(manifest.address)
+    return Shards(store, index, size, address, max_bad, true_labels, held_below)
 
 
 def open_tars(store: Store, paths: Sequence[str], size: int, *, max_bad: float = MAX_BAD) -> Shards:
@@ -191,20 +213,27 @@ def open_tars(store: Store, paths: Sequence[str], size: int, *, max_bad: float =
 
 
 def read_all_pixels(
-    shards: Shards, out_NSS3: NDArray[np.uint8], progress: Progress = silent, *, threads: int = 1
+    shards: Shards,
+    out_NSS3: NDArray[np.uint8],
+    progress: Progress = silent,
+    *,
+    threads: int = 1,
+    numbers_N: Indices | None = None,
 ) -> None:
-    """Decode the whole set into ``out_NSS3`` (N, S, S, 3) uint8, in the order of the tars."""
+    """Decode the whole set, or the samples ``numbers_N`` of it, into ``out_NSS3`` (N, S, S, 3) uint8, in the
+    order of the tars."""
+    wanted_N = np.arange(len(shards)) if numbers_N is None else numbers_N
 
     def decode(start: int) -> int:
-        stop = min(start + _TOGETHER, len(shards))
-        shards.decode(np.arange(start, stop), out_NSS3[start:stop])
+        stop = min(start + _TOGETHER, len(wanted_N))
+        shards.decode(wanted_N[start:stop], out_NSS3[start:stop])
         return stop
 
     with ThreadPoolExecutor(threads) as pool:
-        tasks = [pool.submit(decode, start) for start in range(0, len(shards), _TOGETHER)]
+        tasks = [pool.submit(decode, start) for start in range(0, len(wanted_N), _TOGETHER)]
         try:
             for task in tasks:
-                progress(task.result(), len(shards), "reading images")
+                progress(task.result(), len(wanted_N), "reading images")
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -214,17 +243,21 @@ def pixel_bytes(shards: Shards) -> int:
     return len(shards) * 3 * shards.size**2
 
 
-def read_images(store: Store, manifest: Manifest, size: int, progress: Progress = silent) -> Images:
-    """Decode every sample of a shards artifact.
+def read_images(
+    store: Store, manifest: Manifest, size: int, progress: Progress = silent, *, held_below: float = 0.0
+) -> Images:
+    """Decode every sample of a shards artifact that a training with the threshold ``held_below`` has seen.
 
     Raises NotEnoughMemory before reading where the pixels would not fit, CorruptArtifact where a tar does
     not hold what its index says.
     """
-    shards = open_shards(store, manifest, size)
+    shards = open_shards(store, manifest, size, held_below=held_below)
     check_memory(f"holding {len(shards)} images of {size} px", pixel_bytes(shards), free_memory())
-    pixels = np.empty((len(shards), size, size, 3), np.uint8)
-    read_all_pixels(shards, pixels, progress, threads=processors())
-    return Images(pixels.transpose(0, 3, 1, 2), shards.index.keys, shards.index.label_N.astype(np.int64))
+    numbers_N = np.flatnonzero(~shards.is_held_N)
+    pixels = np.empty((len(numbers_N), size, size, 3), np.uint8)
+    read_all_pixels(shards, pixels, progress, threads=processors(), numbers_N=numbers_N)
+    keys = [shards.index.keys[number] for number in numbers_N.tolist()]
+    return Images(pixels.transpose(0, 3, 1, 2), keys, shards.index.label_N[numbers_N].astype(np.int64))
 
 
 def check_memory(what: str, needed_bytes: int, free_bytes: int) -> None:

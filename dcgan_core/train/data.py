@@ -132,6 +132,27 @@ class StreamedPixels:
         return _taken(self.shards.index.label_N, numbers_N, self.device)
 
 
+@dataclass(frozen=True)
+class SomePixels:
+    """Some images of a set, numbered through: those that are trained on, or those that are held out."""
+
+    pixels: Pixels
+    number_N: Indices
+
+    @property
+    def in_background(self) -> bool:
+        return self.pixels.in_background
+
+    def __len__(self) -> int:
+        return len(self.number_N)
+
+    def batch(self, numbers_N: Indices) -> Tensor:
+        return self.pixels.batch(self.number_N[numbers_N])
+
+    def labels(self, numbers_N: Indices) -> Tensor:
+        return self.pixels.labels(self.number_N[numbers_N])
+
+
 @dataclass
 class Feed:
     """Batches in the order asked for, made ahead by ``threads``; an error comes where its batch would."""
@@ -296,7 +317,8 @@ def _decoded_together(shards: Shards, what: str, runtime: Runtime, progress: Pro
     import fcntl
 
     tars = [shards.store.uri(tar.path) + (tar.sha256 or "") for tar in shards.index.tars]
-    name = hashlib.sha256("\n".join([*tars, str(shards.size)]).encode()).hexdigest()[:24]
+    decides = [*tars, str(shards.size), str(shards.held_below)]  # the last: what may stand in for what
+    name = hashlib.sha256("\n".join(decides).encode()).hexdigest()[:24]
     path = _SHARED_MEMORY / f"dcgan-{os.getuid()}-{name}"
     shape = (len(shards), shards.size, shards.size, 3)
     with Path(f"{path}.lock").open("wb") as lock:

@@ -46,9 +46,10 @@ def steps_of(config: TrainConfig, samples: int) -> int:
     return config.steps or max(1, math.ceil(config.epochs * samples / config.batch_size))
 
 
-def train(pixels: Pixels, job: Job) -> Run:
+def train(pixels: Pixels, job: Job, unseen: Pixels | None = None) -> Run:
     """Train to the end, from the latest checkpoint where there is one; rank 0 writes under ``job.address``.
 
+    Steps are scored by ``unseen`` images, which are never trained on; without any, by those of ``pixels``.
     z, augmentation and the order of the data are functions of (seed, step, number of the sample), so a
     resumed run repeats a straight one: bit for bit on the same processor, to rounding on a GPU.
 
@@ -67,7 +68,7 @@ def train(pixels: Pixels, job: Job) -> Run:
         job.runtime.barrier()  # nobody reads any more
         if job.runtime.rank == 0:
             prune(run, job, run.best.get("step"), run.health.healthy_step)  # a kill may have left too many
-        judge = _first_look(pixels, job)
+        judge = _first_look(unseen or pixels, job)
         while trouble := _run(run, pixels, job, judge, writer):
             run = _answered(run, trouble, job, writer)
         writer.settle(final=True)
@@ -79,18 +80,16 @@ def train(pixels: Pixels, job: Job) -> Run:
 
 
 def _first_look(pixels: Pixels, job: Job) -> Judge | None:
-    """Rank 0's judge, with the images that are kept out of training or, if none are, the first ones."""
+    """Rank 0's judge, with the first of the images that samples are compared with."""
     if job.runtime.rank != 0:
         return None
-    first = len(pixels) - job.config.held_out if job.config.held_out else 0
-    numbers = np.arange(first, len(pixels))[: job.config.score_images]
-    return Judge(pixels, numbers, job)
+    return Judge(pixels, np.arange(min(len(pixels), job.config.score_images)), job)
 
 
 def _run(run: Run, pixels: Pixels, job: Job, judge: Judge | None, writer: Writer) -> Trouble | None:
     """From where the run is to its end, or to what is wrong with it."""
     config, runtime = job.config, job.runtime
-    samples = len(pixels) - config.held_out
+    samples = len(pixels)
     steps, began, first = steps_of(config, samples), time.monotonic(), run.step
     recipe = Recipe(
         job.spec, config.objective, config.augment, autocast_dtype(config.precision, runtime.device)

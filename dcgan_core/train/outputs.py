@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
 from dcgan_core.artifacts import PartFile, write_part
 from dcgan_core.models.dcgan import Generator, classes_in_turn
 from dcgan_core.models.norms import recalibrated
 from dcgan_core.models.weights import describe_model, net_bytes
+from dcgan_core.shard.index import Index
+from dcgan_core.tables import write_rows
 from dcgan_core.train import checkpoint
 from dcgan_core.train.curves import Curves
 from dcgan_core.train.judge import Judge
@@ -17,6 +23,8 @@ from dcgan_core.train.writer import Writer
 
 _RECALIBRATION_BATCHES = 32
 LOG = "metrics.jsonl"
+HELD_OUT = "held-out.parquet"
+_HELD_OUT = pa.schema([("key", pa.string()), ("photo_key", pa.string())])
 
 
 def draw_grids(run: Run, job: Job, judge: Judge, curves: Curves, writer: Writer) -> None:
@@ -69,6 +77,19 @@ def prune(run: Run, job: Job, best: float | None, healthy: int) -> None:
 def write_log(run: Run, job: Job) -> PartFile:
     """The lines of metrics so far."""
     return write_part(job.store, job.address, LOG, _log_bytes(run), rows=len(run.log), is_data=False)
+
+
+def write_held_out(job: Job, index: Index, is_held_N: NDArray[np.bool_]) -> PartFile:
+    """The keys of the images that were held out, in the order of the shards, and those of their photos.
+
+    They are no part of the content: ``forget`` takes a photo's row out, which makes no other model of it.
+    """
+    keys, photo_keys = index.keys, index.photo_keys
+    rows = [
+        {"key": keys[number], "photo_key": photo_keys[number]}
+        for number in np.flatnonzero(is_held_N).tolist()
+    ]
+    return write_rows(job.store, job.address, HELD_OUT, rows, _HELD_OUT, is_data=False)
 
 
 def finish(run: Run, job: Job, facts: dict[str, object]) -> list[PartFile]:

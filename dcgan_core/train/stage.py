@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from dcgan_core.artifacts import Receipt
@@ -41,6 +41,8 @@ class Train(Stage):
             del settings[field]
         if self.config.steps:
             del settings["epochs"]
+        if self.config.held_out:  # the last images of the shards were held out once: another artifact
+            settings["held_out_by"] = "photo key"
         return {**settings, "spec": self.spec.to_json()}
 
     @property
@@ -68,6 +70,19 @@ class Train(Stage):
         content = self.input_manifest(store, "shards").content
         return [Part(0, self.part_key(content), None)]
 
+    def prepare(self, store: Store, parts: Sequence[Part]) -> Sequence[Part]:
+        """A number of images to hold out becomes a threshold here, before any worker trains."""
+        if self.config.held_out < 1:
+            return parts
+        from dcgan_core.held_out import threshold
+        from dcgan_core.shard.index import index_of
+
+        manifest = self.input_manifest(store, "shards")
+        below = threshold(
+            store, self.address, self.config.held_out, lambda: index_of(store, manifest).photo_keys
+        ).below
+        return [replace(part, key=self.part_key(manifest.content, below)) for part in parts]
+
     def work(self, store: Store, part: Part, progress: Progress) -> Receipt:
         from dcgan_core.train.runtime import LocalRuntime, local_device
         from dcgan_core.train.stopping import stop_requests
@@ -78,11 +93,14 @@ class Train(Stage):
 
     def train(self, store: Store, key: str, runtime: Runtime, progress: Progress = silent) -> Receipt:
         """Train under any runtime; all ranks call it, rank 0's receipt counts."""
+        import numpy as np
+
+        from dcgan_core.held_out import BELOW, check_sides, in_words, threshold
         from dcgan_core.shard.reader import open_shards
-        from dcgan_core.train.data import check_labels, place_pixels
+        from dcgan_core.train.data import SomePixels, check_labels, place_pixels
         from dcgan_core.train.extend import anew, passed_over, reached, take_over
         from dcgan_core.train.loop import steps_of, train
-        from dcgan_core.train.outputs import finish
+        from dcgan_core.train.outputs import finish, write_held_out
         from dcgan_core.train.state import Job
 
         _check_batch(self.config.batch_size, runtime.world_size)
@@ -93,23 +111,30 @@ class Train(Stage):
             store, manifest, spec.size, max_bad=self.config.max_bad, true_labels=spec.classes > 0
         )
         check_labels(shards, spec)
-        if self.config.held_out and not 2 <= self.config.held_out <= len(shards) - 2:
-            raise ConfigError(
-                f"train.held_out is {self.config.held_out} and there are {len(shards)} images in the shards: "
-                "hold out at least two and leave at least two to train on, or set it to 0"
-            )
-        pixels = place_pixels(shards, self.config.data, runtime, progress)
-        work = f"{self.version} {manifest.content}"
+        work, said, held = f"{self.version} {manifest.content}", "", 0
+        if held_out := self.config.held_out:
+            found = threshold(store, self.address, held_out, lambda: shards.index.photo_keys)
+            shards.held_below = found.below
+            check_sides(held_out, shards.is_held_N, found)
+            held = int(np.count_nonzero(shards.is_held_N))
+            said = in_words(held_out, held, len(shards), found)
+            work += f" {found.below}"  # a checkpoint that saw other images is not gone on from
+        pixels, unseen = place_pixels(shards, self.config.data, runtime, progress), None
+        if held:
+            unseen = SomePixels(pixels, np.flatnonzero(shards.is_held_N))
+            pixels = SomePixels(pixels, np.flatnonzero(~shards.is_held_N))
         job = Job(self.config, spec, self.seed, store, self.address, work, runtime)
-        steps = steps_of(self.config, len(shards) - self.config.held_out)
+        steps = steps_of(self.config, len(pixels))
         if runtime.rank == 0:
             take_over(job, steps)
             step = reached(job)
-            progress(step, steps, f"going on from step {step:,}" if step else passed_over(job))
+            notes = (said, f"going on from step {step:,}" if step else passed_over(job))
+            progress(step, steps, "; ".join(note for note in notes if note))
         runtime.barrier()
-        run = train(pixels, job)
+        run = train(pixels, job, unseen)
         counts = {
             "samples": len(shards),
+            **({"held_out": held} if held else {}),
             "steps": steps,
             "images_seen": run.step * self.config.batch_size,
             "g_updates": run.updates["g"],
@@ -120,10 +145,14 @@ class Train(Stage):
         if runtime.rank == 0:
             facts = {"seed": self.seed, "config": self.settings(), "counts": counts}
             files = finish(run, job, {**facts, "rollbacks": run.rollbacks})
+            if held:
+                files.append(write_held_out(job, shards.index, shards.is_held_N))
             store.delete(anew(self.address))
         if shards.bad:  # as far as this rank has met them, in this life of the run
             counts["unreadable"] = len(shards.bad)
         metrics = {**(run.log[-1] if run.log else {}), **{f"best_{k}": v for k, v in run.best.items()}}
+        if held:
+            metrics[BELOW] = shards.held_below
         return Receipt(part=0, key=key, files=tuple(files), counts=counts, metrics=metrics)
 
     def refreshed(self, store: Store) -> None:

@@ -104,6 +104,25 @@ def test_no_byte_of_a_forgotten_photo_is_left_and_what_follows_is_made_again(
     assert all(artifact.cached for artifact in make_all(tiny, store).values())
 
 
+def test_a_training_no_longer_names_a_photo_that_it_held_out(finished_store: Store, tiny: Tiny) -> None:
+    store, held_out = finished_store, tiny.changed(train__held_out=0.4, train__steps=2)
+    for stage in load_pipeline(tiny.preset, held_out, upto="train").stages:
+        run(stage, store, LocalBackend(1))
+    before = find(store, "train")
+    rows = read_all(store, before, "held-out").to_pylist()
+    key = rows[0]["photo_key"]
+    (photo,) = [row for row in table(store, "photos") if row["key"] == key]
+    done = forget(store, [Exclusion("url", photo["url"])])
+    after = next(each for each in all_manifests(store, "train") if each.address == before.address)
+    assert done.photos == {key}
+    assert before.address in done.cleaned
+    assert read_all(store, after, "held-out").to_pylist() == [row for row in rows if row["photo_key"] != key]
+    assert (after.content, after.counts) == (before.content, before.counts)
+    assert damages(store) == []
+    again = forget(store, [Exclusion("url", photo["url"])])
+    assert before.address not in again.cleaned
+
+
 def test_a_cleaned_edition_is_what_a_fresh_run_under_the_list_makes(
     finished_store: Store, store: Store, tiny: Tiny
 ) -> None:

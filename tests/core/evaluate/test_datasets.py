@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from dcgan_core.config import LabelledSet
 from dcgan_core.errors import ConfigError
-from dcgan_core.evaluate.datasets import Labelled, identity, load
+from dcgan_core.evaluate.datasets import Labelled, draw, identity, load
 
 COLOURS = {0: (250, 10, 10), 1: (10, 250, 10), 2: (10, 10, 250)}
 
@@ -41,6 +41,11 @@ def encoded(rgb: tuple[int, int, int], *, height: int = 20, width: int = 30) -> 
 
 def coloured(labels: Sequence[int]) -> list[bytes]:
     return [encoded(COLOURS[label % 3]) for label in labels]
+
+
+def different(labels: Sequence[int]) -> list[bytes]:
+    """Images of the classes' colours, no two with the same bytes."""
+    return [encoded(COLOURS[label % 3], width=21 + number) for number, label in enumerate(labels)]
 
 
 def write_parquet(path: Path, columns: dict[str, Any], metadata: dict[str, str] | None = None) -> LabelledSet:
@@ -83,11 +88,40 @@ def test_rows_come_in_random_order_and_the_seed_decides() -> None:
 
 def test_training_draws_are_balanced_and_leave_the_test_images_alone(tmp_path: Path) -> None:
     labels = [0] * 40 + [1] * 20 + [2] * 8
-    spec = write_parquet(tmp_path / "set.parquet", {"image": coloured(labels), "label": labels})
+    spec = write_parquet(tmp_path / "set.parquet", {"image": different(labels), "label": labels})
     whole, small = load_all(spec), load_all(spec, max_train=12)
     assert np.bincount(small.train_labels_N).tolist() == [4, 4, 4]
     assert np.array_equal(whole.test_labels_N, small.test_labels_N)
-    assert np.bincount(load_all(spec, max_test=8).test_labels_N, minlength=3).tolist() == [5, 2, 1]
+    held_K = np.bincount(whole.test_labels_N, minlength=3)
+    drawn_K = np.bincount(load_all(spec, max_test=8).test_labels_N, minlength=3)
+    assert np.all(np.abs(drawn_K - 8 * held_K / held_K.sum()) <= 1)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "imagefolder"])
+def test_an_image_stays_a_test_image_when_others_come_go_or_change_places(kind: str, tmp_path: Path) -> None:
+    first = [(f"{number:03d}", number % 2, image) for number, image in enumerate(different([0] * 120))]
+    new = [(f"new-{number}", number % 2, image) for number, image in enumerate(different([1] * 12))]
+    weeks = []
+    for week, rows in enumerate((first, [*new, *reversed(first[4:])])):
+        place = tmp_path / str(week)
+        if kind == "parquet":
+            spec = write_parquet(
+                place, {"image": [row[2] for row in rows], "label": [row[1] for row in rows]}
+            )
+        else:
+            for number, (name, label, image) in enumerate(rows):
+                path = place / str(label) / f"{number if week else name}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(image)
+            spec = LabelledSet(name="mine", kind="imagefolder", train=str(place))
+        drawn = draw(spec, size=None, test_share=0.25, max_train=1000, max_test=1000, seed=1)
+        halves = [dict(half.part.read(half.rows_N)) for half in (drawn.train, drawn.test)]
+        weeks.append([set(half.values()) for half in halves])
+    (seen, held), (later_seen, later_held) = weeks
+    assert (len(seen) + len(held), len(later_seen) + len(later_held)) == (120, 128)
+    assert not held & later_seen
+    assert not seen & later_held
+    assert 15 < len(held) < 45
 
 
 def test_parquet_images_keep_their_labels_through_draws(tmp_path: Path) -> None:

@@ -12,15 +12,19 @@ import pytest
 from numpy.typing import NDArray
 from torchvision import datasets
 
+from dcgan_core.artifacts import Manifest, read_manifest
 from dcgan_core.config import EvaluateConfig, LabelledSet
 from dcgan_core.errors import ConfigError, CorruptArtifact
-from dcgan_core.evaluate import hashes
+from dcgan_core.evaluate import hashes, shard_parts
 from dcgan_core.evaluate.datasets import draw, identity, load
 from dcgan_core.images import encode_png
+from dcgan_core.pipeline import load_pipeline
 from dcgan_core.shard.index import index_of
-from dcgan_core.shard.reader import read_images
+from dcgan_core.shard.reader import open_shards, read_images
 from dcgan_core.shard.writer import Sample, write_tar
+from dcgan_core.stage import Stage
 from dcgan_core.storage import Store
+from tests.conftest import Tiny
 from tests.core.evaluate.test_datasets import encoded, load_all
 from tests.core.scrape.test_image_sets import noise, write_cifar10, write_mnist, write_svhn
 from tests.core.shard.test_shard import shards_of, tars
@@ -54,6 +58,12 @@ def write_set(kind: str, root: Path, patch: pytest.MonkeyPatch) -> Made:
     if kind == "fashion-mnist":
         (root / "MNIST").rename(root / "FashionMNIST")
     return {split: (np.repeat(grey[..., None], 3, axis=3), labels) for split, (grey, labels) in made.items()}
+
+
+def stage_manifest(store: Store, stage: Stage) -> Manifest:
+    manifest = read_manifest(store, stage.address)
+    assert manifest
+    return manifest
 
 
 def spec_of(kind: str, root: Path, **changes: Any) -> LabelledSet:
@@ -300,7 +310,7 @@ def test_an_artifact_of_shards_is_a_labelled_set(store: Store, tmp_path: Path) -
         distances = np.abs(images - image_3SS.transpose(1, 2, 0)).mean((1, 2, 3))
         assert distances.min() < 2, "the decoders may round differently"
         assert found.classes[labels[distances.argmin()]] == str(label)
-    assert identity(spec) == {"train_sha256": manifest.content}
+    assert identity(spec) == {"train_sha256": manifest.content, "split": "by key"}
     assert found.source == str(manifest.address)
     tar = tars(store, manifest)[0]
     data = bytearray(tar.read_bytes())
@@ -308,3 +318,22 @@ def test_an_artifact_of_shards_is_a_labelled_set(store: Store, tmp_path: Path) -
     tar.write_bytes(bytes(data))
     with pytest.raises(CorruptArtifact, match="differ from the hash"):
         load_all(spec)
+
+
+def test_images_that_training_held_out_are_the_test_images_of_the_same_share(
+    tiny: Tiny, finished_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = load_pipeline(tiny.preset, tiny.overrides).of("shard")[0]
+    opened = open_shards(finished_store, stage_manifest(finished_store, stage), 16, held_below=0.4)
+    opened.index.label_N[:] = np.arange(len(opened)) % 2  # the photos have no classes
+    monkeypatch.setattr(shard_parts, "open_shards", lambda *_, **__: opened)
+    folder = finished_store.local_path(stage.address.path)
+    drawn = draw(
+        LabelledSet(name="mine", kind="shards", train=str(folder)),
+        size=16,
+        test_share=0.4,
+        max_train=100,
+        max_test=100,
+        seed=1,
+    )
+    assert sorted(drawn.test.rows_N) == np.flatnonzero(opened.is_held_N).tolist()

@@ -29,7 +29,7 @@ from dcgan_core.errors import (
 from dcgan_core.shard.order import Indices
 from dcgan_core.storage import Store
 from dcgan_core.train import checkpoint
-from dcgan_core.train.data import in_memory
+from dcgan_core.train.data import SomePixels, in_memory
 from dcgan_core.train.extend import anew, passed_over, take_over
 from dcgan_core.train.loop import train
 from dcgan_core.train.outputs import finish
@@ -350,16 +350,21 @@ def test_an_unfinished_run_with_other_settings_is_named_with_its_differences(sto
 
 
 def test_images_that_are_held_out_are_scored_on_and_never_trained_on(store: Store) -> None:
-    shown: set[int] = set()
+    shown: list[set[int]] = []
 
     @dataclass
     class Watched(WithNaN):
         def batch(self, numbers_N: Indices) -> Tensor:
-            shown.update(numbers_N.tolist() if len(numbers_N) == 8 else [])
+            shown.append(set(numbers_N.tolist()))
             return super().batch(numbers_N)
 
-    trained(store, config(schedule="both", held_out=5, steps=10), Watched(after=1000))
-    assert shown == set(range(15))
+    images, held = Watched(after=1000), {1, 4, 9, 12, 19}
+    seen = SomePixels(images, np.array(sorted(set(range(20)) - held)))
+    chosen = config(schedule="both", steps=10, data_threads=1)
+    job = Job(chosen, SPEC, 1, store, ADDRESS, "key", CPU)
+    train(seen, job, SomePixels(images, np.array(sorted(held))))
+    assert shown[0] == held
+    assert set.union(*shown[1:]) == set(range(20)) - held
 
 
 def test_the_best_step_is_taken_over_with_the_newest(tmp_path: Path) -> None:
