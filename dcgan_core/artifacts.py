@@ -126,6 +126,11 @@ def fingerprint_of(value: Json | list[Any] | dict[str, Any], length: int = 16) -
     return sha256_hex(text.encode())[:length]
 
 
+def as_json(value: Any) -> Any:
+    """The value as it is read back from a JSON file, for comparisons with one: tuples become lists."""
+    return json.loads(json.dumps(value))
+
+
 def read_manifest(store: Store, address: Address) -> Manifest | None:
     """The manifest at an address, or None where the artifact does not exist."""
     path = f"{address.path}/manifest.json"

@@ -21,6 +21,7 @@ from dcgan_core.artifacts import (
     Manifest,
     Receipt,
     all_manifests,
+    as_json,
     fingerprint_of,
     now,
     read_manifest,
@@ -382,7 +383,7 @@ def _short(value: Any) -> str:
 
 def _editions(stage: Stage, store: Store) -> list[Manifest]:
     """Finished artifacts with the same settings over another source or other inputs, oldest first."""
-    settings = stage.settings()
+    settings = as_json(stage.settings())
     return [
         manifest
         for manifest in all_manifests(store, stage.artifact)
