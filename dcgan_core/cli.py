@@ -25,10 +25,11 @@ from dcgan_core.config import config_keys, describe, load_config, parse_override
 from dcgan_core.errors import ConfigError, DcganError, MissingArtifact, StorageUnusable, TrainingStopped
 from dcgan_core.exclusions import Exclusion
 from dcgan_core.forget import FLAG, forget
-from dcgan_core.pipeline import FLOWS, load_pipeline
+from dcgan_core.pipeline import FLOWS, Pipeline, load_pipeline
 from dcgan_core.place import Place, load_place
+from dcgan_core.planned import missing_inputs, why_it_would_run
 from dcgan_core.progress import Progress as Report
-from dcgan_core.stage import Artifact, Backend, Stage, is_current, run, why_not_current
+from dcgan_core.stage import Artifact, Backend, Stage, run
 from dcgan_core.storage import Store, sha256_of_file
 from dcgan_core.terminal import progress_on
 from dcgan_core.verify import problems
@@ -94,7 +95,8 @@ def run_command(
     store = place.store()
     stages = pipeline.of(stage)
     if plan:
-        out.print(_plan(stages, store))
+        words = shlex.join(["--preset", preset, *(word for text in override or [] for word in ("-o", text))])
+        _say_plan(stages, pipeline, store, words, refresh=refresh)
         return
     try:
         with _backend(place) as backend:
@@ -602,14 +604,27 @@ def _say(stage: Stage, artifact: Artifact) -> None:
     out.print(f"{stage.artifact:<12} {artifact.address.fingerprint}  {state}")
 
 
-def _plan(stages: list[Stage], store: Store) -> Table:
+def _say_plan(stages: list[Stage], pipeline: Pipeline, store: Store, words: str, *, refresh: bool) -> None:
+    """What would run and why; ``words`` are the options that a command for a missing input needs too."""
     table = _table("stage", "artifact", "fingerprint", "state", "why")
+    would_run: list[Stage] = []
     for stage in stages:
-        current = is_current(stage, store)
-        why = "" if current else "; ".join(why_not_current(stage, store))
-        state = "[dim]cached[/]" if current else "[yellow]would run[/]"
+        reasons = why_it_would_run(stage, store, refresh=refresh)
+        would_run += [stage] if reasons else []
+        state = "[yellow]would run[/]" if reasons else "[dim]cached[/]"
+        why = escape("; ".join(reasons))
         table.add_row(stage.flow, stage.artifact, stage.address.fingerprint, state, why)
-    return table
+    out.print(table)
+    missing = missing_inputs(would_run, pipeline.stages, store)
+    for address in dict.fromkeys(each for stage in would_run for each in stage.inputs.values()):
+        if address in missing:
+            advice = "" if missing[address] else ", which no stage makes: see dedup.encoder"
+            out.print(f"[red]missing[/] {address}{advice}", highlight=False, soft_wrap=True)
+    flows = {stage.flow for stage in missing.values() if stage}
+    if flows:
+        out.print("Run first:")
+    for flow in (flow for flow in FLOWS if flow in flows):
+        out.print(f"  dcgan run {flow} {words}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _scores(store: Store, stage: Stage) -> Table | str:

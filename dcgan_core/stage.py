@@ -351,36 +351,6 @@ def surroundings() -> dict[str, Any]:
     return {"git": git, "python": platform.python_version(), "packages": packages, "host": platform.node()}
 
 
-def why_not_current(stage: Stage, store: Store) -> list[str]:
-    """What differs from the newest artifact of the same kind: keys of the config, the source, inputs."""
-    earlier = all_manifests(store, stage.artifact)
-    if not earlier:
-        return ["not made yet"]
-    last = earlier[-1]
-    reasons = _differences("config", last.config, stage.settings())
-    reasons += _differences("source", last.source, stage.source())
-    if last.seed != stage.seed:
-        reasons.append(f"seed: {last.seed} -> {stage.seed}")
-    if last.version != stage.version:
-        reasons.append(f"version: {last.version} -> {stage.version}")
-    if last.exclusions != read_exclusions(store).digest:
-        reasons.append("exclusions: the list has changed")
-    for name, address in stage.inputs.items():
-        if name not in last.inputs or last.inputs[name].fingerprint != address.fingerprint:
-            reasons.append(f"input {name}")
-    return reasons or ["an input's content changed, or it was removed"]
-
-
-def _differences(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    keys = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
-    return [f"{name} {key}: {_short(old.get(key))} -> {_short(new.get(key))}" for key in keys]
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
-
-
 def _editions(stage: Stage, store: Store) -> list[Manifest]:
     """Finished artifacts with the same settings over another source or other inputs, oldest first."""
     settings = as_json(stage.settings())
