@@ -6,16 +6,20 @@ import json
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from dcgan_core.config import Json
 from dcgan_core.errors import ConfigError, CorruptArtifact
 from dcgan_core.storage import Store, sha256_hex
 
+if TYPE_CHECKING:
+    from dcgan_core.config import Json
+
 SCHEMA = 1
 FOLDER = "artifacts"
+FLAG = "forgotten_photos_seen"
+"""Metric of a model's manifest: how many photos that are gone now it was trained on."""
 
 
 @dataclass(frozen=True, order=True)

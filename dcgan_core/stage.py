@@ -10,9 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from dcgan_core.artifacts import (
     SCHEMA,
@@ -30,11 +29,13 @@ from dcgan_core.artifacts import (
     write_manifest,
     write_receipt,
 )
-from dcgan_core.config import Json
 from dcgan_core.errors import MissingArtifact, OutdatedArtifact
 from dcgan_core.exclusions import read_exclusions
 from dcgan_core.progress import Progress, silent
 from dcgan_core.storage import Store
+
+if TYPE_CHECKING:
+    from dcgan_core.config import Json
 
 
 @dataclass(frozen=True)
@@ -170,6 +171,8 @@ FLOW_OF = {
     "figures": "analyze",
     "report": "report",
 }
+FLOWS = tuple(dict.fromkeys(FLOW_OF.values()))
+"""All flows, in an order in which each comes after what it reads."""
 
 
 class Backend(Protocol):
@@ -332,6 +335,8 @@ def run(
 
 def surroundings() -> dict[str, Any]:
     """Versions and machine, for provenance."""
+    from importlib.metadata import PackageNotFoundError, version
+
     packages = {}
     for name in ("dcgan", "torch", "numpy", "opencv-python-headless", "pyarrow", "ray", "prefect"):
         try:

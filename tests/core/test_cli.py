@@ -22,7 +22,8 @@ from dcgan_core import cli
 from dcgan_core.artifacts import all_manifests, find, remove
 from dcgan_core.config import config_keys, preset_names
 from dcgan_core.images import decode_rgb
-from dcgan_core.pipeline import FLOWS, load_pipeline
+from dcgan_core.pipeline import load_pipeline
+from dcgan_core.stage import FLOWS
 from dcgan_core.storage import Store
 from tests.conftest import Tiny
 

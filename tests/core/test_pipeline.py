@@ -11,8 +11,8 @@ import pytest
 from dcgan_core.artifacts import Address, Manifest, read_manifest, remove
 from dcgan_core.backend import LocalBackend
 from dcgan_core.errors import ConfigError, NoUsableData
-from dcgan_core.pipeline import FLOWS, load_pipeline
-from dcgan_core.stage import FLOW_OF, is_current, run
+from dcgan_core.pipeline import load_pipeline
+from dcgan_core.stage import FLOW_OF, FLOWS, is_current, run
 from dcgan_core.storage import Store
 from tests.conftest import Tiny, make_all, set_changed
 from tests.web.photo_host import PhotoHost
