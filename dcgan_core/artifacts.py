@@ -6,16 +6,20 @@ import json
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from dcgan_core.config import Json
 from dcgan_core.errors import ConfigError, CorruptArtifact
 from dcgan_core.storage import Store, sha256_hex
 
+if TYPE_CHECKING:
+    from dcgan_core.config import Json
+
 SCHEMA = 1
 FOLDER = "artifacts"
+FLAG = "forgotten_photos_seen"
+"""Metric of a model's manifest: how many photos that are gone now it was trained on."""
 
 
 @dataclass(frozen=True, order=True)
@@ -124,6 +128,11 @@ def fingerprint_of(value: Json | list[Any] | dict[str, Any], length: int = 16) -
     """First hex digits of the SHA-256 of a value's canonical JSON."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return sha256_hex(text.encode())[:length]
+
+
+def as_json(value: Any) -> Any:
+    """The value as it is read back from a JSON file, for comparisons with one: tuples become lists."""
+    return json.loads(json.dumps(value))
 
 
 def read_manifest(store: Store, address: Address) -> Manifest | None:

@@ -17,24 +17,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dcgan_core.artifacts import Manifest, all_manifests, find, read_manifest, remove
-from dcgan_core.attribution import write_attribution
-from dcgan_core.backend import LocalBackend
+from dcgan_core.artifacts import FLAG, Manifest, all_manifests, find, read_manifest, remove
 from dcgan_core.collect import superseded, unfinished
-from dcgan_core.config import config_keys, describe, load_config, parse_override, preset_names
 from dcgan_core.errors import ConfigError, DcganError, MissingArtifact, StorageUnusable, TrainingStopped
-from dcgan_core.exclusions import Exclusion
-from dcgan_core.forget import FLAG, forget
-from dcgan_core.pipeline import FLOWS, load_pipeline
 from dcgan_core.place import Place, load_place
 from dcgan_core.progress import Progress as Report
-from dcgan_core.stage import Artifact, Backend, Stage, is_current, run, why_not_current
+from dcgan_core.stage import FLOWS, Artifact, Backend, Stage, run
 from dcgan_core.storage import Store, sha256_of_file
 from dcgan_core.terminal import progress_on
-from dcgan_core.verify import problems
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the stages and the libraries they need are imported by the commands that need them
     from dcgan_core.dedup.scoring import Row
+    from dcgan_core.pipeline import Pipeline
 
 app = typer.Typer(
     help="From photos of the open web to a trained DCGAN, and what it learned.",
@@ -88,13 +82,17 @@ def run_command(
     refresh: Annotated[bool, typer.Option("--refresh", help="Do the stage anew, whatever is there.")] = False,
 ) -> None:
     """Run one stage, or all of them: only what is not there yet."""
+    from dcgan_core.config import parse_override
+    from dcgan_core.pipeline import load_pipeline
+
     place = load_place()
     overrides = dict(parse_override(text) for text in override or [])
     pipeline = load_pipeline(preset, overrides, upto=stage, gpus=place.gpus)
     store = place.store()
     stages = pipeline.of(stage)
     if plan:
-        out.print(_plan(stages, store))
+        words = shlex.join(["--preset", preset, *(word for text in override or [] for word in ("-o", text))])
+        _say_plan(stages, pipeline, store, words, refresh=refresh)
         return
     try:
         with _backend(place) as backend:
@@ -127,12 +125,16 @@ def list_command(
 ) -> None:
     """List presets, stages, configuration keys, or the artifacts under DCGAN_ROOT."""
     if what == "presets":
+        from dcgan_core.config import preset_names
+
         for name in preset_names():
             out.print(f"[bold]{name}[/]  {_preset_in_words(name)}")
     elif what == "stages":
         for stage in FLOWS:
             out.print(stage)
     elif what == "keys":
+        from dcgan_core.config import config_keys, describe
+
         table = _table("key", "meaning")
         for key in config_keys():
             table.add_row(key, describe(key))
@@ -192,6 +194,7 @@ def verify(
 def _damage(store: Store, manifest: Manifest) -> list[Any]:
     """What is wrong with an artifact, in words; with shards, as ``Damage``."""
     from dcgan_core.shard.check import damage, shard_files
+    from dcgan_core.verify import problems
 
     with _bar(f"verify {manifest.address}", "files") as report:
         wrong: list[Any] = []
@@ -276,6 +279,9 @@ def forget_command(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Take photos down: exclude them from now on, and delete what holds them. Not while a run is going on."""
+    from dcgan_core.exclusions import Exclusion
+    from dcgan_core.forget import forget
+
     asked = [
         Exclusion(kind, value)
         for kind, values in {
@@ -317,7 +323,9 @@ def results(
     note: Annotated[str, typer.Option("--note", help="What a reader should know of this run.")] = "",
 ) -> None:
     """Scores beside the paper's: keep those of a run, and write the page of all that were kept."""
+    from dcgan_core.config import parse_override
     from dcgan_core.evaluate.records import keep, page_of, records_of
+    from dcgan_core.pipeline import load_pipeline
 
     if override and preset is None:
         raise ConfigError("-o says what was run, so it needs --preset too")
@@ -352,6 +360,8 @@ def attribution(
     ] = False,
 ) -> None:
     """Export whose photos a data set kept: address, author, licence of each."""
+    from dcgan_core.attribution import write_attribution
+
     to.parent.mkdir(parents=True, exist_ok=True)
     with to.open("w", encoding="utf-8", newline="") as table:
         count = write_attribution(load_place().store(), artifact, table, names=names)
@@ -503,9 +513,11 @@ def dedup_eval(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the choice and of the changes.")] = 0,
 ) -> None:
     """Measure how well a finished `dedup` tells near duplicates, by radius, and suggest a radius."""
+    from dcgan_core.config import parse_override
     from dcgan_core.dedup.evaluation import evaluate_pairs, evaluate_variants
     from dcgan_core.dedup.scoring import suggest
     from dcgan_core.dedup.stage import Codes
+    from dcgan_core.pipeline import load_pipeline
 
     overrides = dict(parse_override(text) for text in override or [])
     stages = {stage.artifact: stage for stage in load_pipeline(preset, overrides, upto="dedup").stages}
@@ -578,6 +590,8 @@ def _backend(place: Place) -> Iterator[Backend]:
 
         yield RayBackend(place)  # an embedded Ray ends with this process
     else:
+        from dcgan_core.backend import LocalBackend
+
         yield LocalBackend(place.worker_count())
 
 
@@ -602,14 +616,29 @@ def _say(stage: Stage, artifact: Artifact) -> None:
     out.print(f"{stage.artifact:<12} {artifact.address.fingerprint}  {state}")
 
 
-def _plan(stages: list[Stage], store: Store) -> Table:
+def _say_plan(stages: list[Stage], pipeline: Pipeline, store: Store, words: str, *, refresh: bool) -> None:
+    """What would run and why; ``words`` are the options that a command for a missing input needs too."""
+    from dcgan_core.planned import missing_inputs, why_it_would_run
+
     table = _table("stage", "artifact", "fingerprint", "state", "why")
+    would_run: list[Stage] = []
     for stage in stages:
-        current = is_current(stage, store)
-        why = "" if current else "; ".join(why_not_current(stage, store))
-        state = "[dim]cached[/]" if current else "[yellow]would run[/]"
+        reasons = why_it_would_run(stage, store, refresh=refresh)
+        would_run += [stage] if reasons else []
+        state = "[yellow]would run[/]" if reasons else "[dim]cached[/]"
+        why = escape("; ".join(reasons))
         table.add_row(stage.flow, stage.artifact, stage.address.fingerprint, state, why)
-    return table
+    out.print(table)
+    missing = missing_inputs(would_run, pipeline.stages, store)
+    for address in dict.fromkeys(each for stage in would_run for each in stage.inputs.values()):
+        if address in missing:
+            advice = "" if missing[address] else ", which no stage makes: see dedup.encoder"
+            out.print(f"[red]missing[/] {address}{advice}", highlight=False, soft_wrap=True)
+    flows = {stage.flow for stage in missing.values() if stage}
+    if flows:
+        out.print("Run first:")
+    for flow in (flow for flow in FLOWS if flow in flows):
+        out.print(f"  dcgan run {flow} {words}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _scores(store: Store, stage: Stage) -> Table | str:
@@ -669,6 +698,8 @@ def _table(*headings: str) -> Table:
 
 
 def _preset_in_words(name: str) -> str:
+    from dcgan_core.config import load_config
+
     config = load_config(name, {"scrape.contact": "somebody@example.org"})
     words: dict[str, Any] = {
         "source": config.scrape.source,

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dcgan_core.artifacts import (
+    FLAG,
     FOLDER,
     Address,
     InputRecord,
@@ -31,9 +32,6 @@ from dcgan_core.journal import Journal
 from dcgan_core.progress import Progress, silent
 from dcgan_core.storage import Store, sha256_hex, sha256_of_file
 from dcgan_core.tables import parquet_options
-
-FLAG = "forgotten_photos_seen"
-"""Metric of a model's manifest: how many photos that are gone now it was trained on."""
 
 LATEST_REPORT = "report/index.html"
 

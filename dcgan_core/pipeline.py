@@ -24,11 +24,8 @@ from dcgan_core.scrape.people import People
 from dcgan_core.scrape.search import Searches
 from dcgan_core.scrape.stage import Scrape
 from dcgan_core.shard.stage import Shard
-from dcgan_core.stage import Stage
+from dcgan_core.stage import FLOWS, Stage
 from dcgan_core.train.stage import Train
-
-FLOWS = ("scrape", "crop", "dedup", "shard", "train", "evaluate", "analyze", "report")
-"""All stages, in an order in which each comes after what it reads."""
 
 SHOWN = (
     "photos",

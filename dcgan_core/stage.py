@@ -10,9 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from dcgan_core.artifacts import (
     SCHEMA,
@@ -21,6 +20,7 @@ from dcgan_core.artifacts import (
     Manifest,
     Receipt,
     all_manifests,
+    as_json,
     fingerprint_of,
     now,
     read_manifest,
@@ -29,11 +29,13 @@ from dcgan_core.artifacts import (
     write_manifest,
     write_receipt,
 )
-from dcgan_core.config import Json
 from dcgan_core.errors import MissingArtifact, OutdatedArtifact
 from dcgan_core.exclusions import read_exclusions
 from dcgan_core.progress import Progress, silent
 from dcgan_core.storage import Store
+
+if TYPE_CHECKING:
+    from dcgan_core.config import Json
 
 
 @dataclass(frozen=True)
@@ -169,6 +171,8 @@ FLOW_OF = {
     "figures": "analyze",
     "report": "report",
 }
+FLOWS = tuple(dict.fromkeys(FLOW_OF.values()))
+"""All flows, in an order in which each comes after what it reads."""
 
 
 class Backend(Protocol):
@@ -331,6 +335,8 @@ def run(
 
 def surroundings() -> dict[str, Any]:
     """Versions and machine, for provenance."""
+    from importlib.metadata import PackageNotFoundError, version
+
     packages = {}
     for name in ("dcgan", "torch", "numpy", "opencv-python-headless", "pyarrow", "ray", "prefect"):
         try:
@@ -350,39 +356,9 @@ def surroundings() -> dict[str, Any]:
     return {"git": git, "python": platform.python_version(), "packages": packages, "host": platform.node()}
 
 
-def why_not_current(stage: Stage, store: Store) -> list[str]:
-    """What differs from the newest artifact of the same kind: keys of the config, the source, inputs."""
-    earlier = all_manifests(store, stage.artifact)
-    if not earlier:
-        return ["not made yet"]
-    last = earlier[-1]
-    reasons = _differences("config", last.config, stage.settings())
-    reasons += _differences("source", last.source, stage.source())
-    if last.seed != stage.seed:
-        reasons.append(f"seed: {last.seed} -> {stage.seed}")
-    if last.version != stage.version:
-        reasons.append(f"version: {last.version} -> {stage.version}")
-    if last.exclusions != read_exclusions(store).digest:
-        reasons.append("exclusions: the list has changed")
-    for name, address in stage.inputs.items():
-        if name not in last.inputs or last.inputs[name].fingerprint != address.fingerprint:
-            reasons.append(f"input {name}")
-    return reasons or ["an input's content changed, or it was removed"]
-
-
-def _differences(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    keys = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
-    return [f"{name} {key}: {_short(old.get(key))} -> {_short(new.get(key))}" for key in keys]
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
-
-
 def _editions(stage: Stage, store: Store) -> list[Manifest]:
     """Finished artifacts with the same settings over another source or other inputs, oldest first."""
-    settings = stage.settings()
+    settings = as_json(stage.settings())
     return [
         manifest
         for manifest in all_manifests(store, stage.artifact)

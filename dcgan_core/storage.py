@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
-
-import fsspec
-from fsspec.core import url_to_fs
+from typing import TYPE_CHECKING, Any, cast
 
 from dcgan_core.errors import ConfigError, CorruptArtifact, DcganError, StorageError, StorageUnusable
+
+if TYPE_CHECKING:
+    import fsspec  # a tenth of a second, which a root on local disk need not wait for
 
 _UNUSABLE = {
     errno.ENOSPC: (
@@ -273,6 +273,8 @@ def open_location(location: str, what: str, **options: Any) -> tuple[fsspec.Abst
 
     On S3 the endpoint and the patience are those of the place, unless ``options`` say otherwise.
     """
+    from fsspec.core import url_to_fs
+
     try:
         if is_on_s3(location):
             from dcgan_core.place import load_place  # which knows this module
@@ -294,6 +296,8 @@ def open_location(location: str, what: str, **options: Any) -> tuple[fsspec.Abst
 
 def _filesystem(protocol: str, **options: Any) -> fsspec.AbstractFileSystem:
     if protocol not in ("s3", "s3a"):
+        import fsspec
+
         return fsspec.filesystem(protocol, **options)
     try:
         from dcgan_core.object_store import S3  # s3fs is an extra

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import json
+import os
 import pkgutil
 import re
 import subprocess
@@ -274,6 +275,26 @@ def test_flows_are_imported_without_torch_and_ray() -> None:
 
 def test_the_command_line_is_imported_without_what_only_work_needs() -> None:
     assert heavy_modules(["dcgan_core.cli"], "prefect") == []
+
+
+@pytest.mark.parametrize("words", [("--help",), ("list",)], ids=" ".join)
+def test_commands_that_do_no_work_load_no_library_of_the_work(words: tuple[str, ...], tmp_path: Path) -> None:
+    """``python -m benchmarks.startup`` measures what that saves."""
+    unwanted = ("torch", "pandas", "pyarrow", "matplotlib", "cv2", "scipy", "sklearn", "aiohttp", "numpy")
+    code = "import json, sys\nfrom dcgan_core.cli import main\ntry:\n    main()\nfinally:\n"
+    code += "    print(json.dumps(sorted(name for name in sys.modules if '_' not in name)))"
+    ended = subprocess.run(
+        [sys.executable, "-c", code, *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "DCGAN_ROOT": str(tmp_path)},
+    )
+    assert ended.returncode == 0, ended.stderr
+    loaded = json.loads(ended.stdout.splitlines()[-1])
+    assert "typer" in loaded
+    assert [name for name in unwanted if name in loaded] == []
 
 
 def test_parquet_is_read_in_one_thread() -> None:

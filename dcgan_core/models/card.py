@@ -11,10 +11,9 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from dcgan_core.artifacts import Address, Manifest, all_manifests, read_part, readable_manifest
+from dcgan_core.artifacts import FLAG, Address, Manifest, all_manifests, read_part, readable_manifest
 from dcgan_core.attribution import kept_photos
 from dcgan_core.errors import ConfigError, MissingArtifact
-from dcgan_core.forget import FLAG
 from dcgan_core.models.dcgan import parameter_count
 from dcgan_core.models.opening import Opened
 from dcgan_core.models.sampling import IN_WORDS, Weights

@@ -32,13 +32,12 @@ class Report(Stage):
         return cast("dict[str, Json]", self.config.report.identity())
 
     def plan(self, store: Store) -> Sequence[Part]:
-        return [
-            Part(
-                0,
-                self.part_key({name: self.input_manifest(store, name).content for name in self.inputs}),
-                None,
-            )
-        ]
+        """One part. Its key includes the addresses of the inputs, because the page names and links them."""
+        shown = {
+            name: [address.fingerprint, self.input_manifest(store, name).content]
+            for name, address in self.inputs.items()
+        }
+        return [Part(0, self.part_key(shown), None)]
 
     def work(self, store: Store, part: Part, progress: Progress) -> Receipt:
         from dcgan_core.report.gather import gather

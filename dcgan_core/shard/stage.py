@@ -70,13 +70,11 @@ class Shard(Stage):
             raise NoUsableData("shard", {"kept": 0}, "De-duplication kept no crop")
         content = [crops.crops.content, crops.dedup.content]
         tasks, ends = layout.tasks, [0, *layout.task_ends]
-        # What is left of blocks belongs to this address alone, so their keys do too.
-        own = [self.address.fingerprint, content, layout.task_ends]
         blocks = in_blocks(crops.tables, layout) if len(tasks) > 1 else []
         parts = []
         for tables in blocks:
             items = sum(layout.kept_F[table] for table in tables)
-            key = self.part_key("scatter", own, tables.start, tables.stop)
+            key = self.part_key("scatter", content, layout.task_ends, tables.start, tables.stop)
             parts.append(Part(len(parts), key, Scatter(tables, layout), items))
         count = len(layout.shards)
         for task, shards in enumerate(tasks):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dcgan_core.artifacts import Address, PartFile
+from dcgan_core.artifacts import Address, PartFile, as_json
 from dcgan_core.config import TrainConfig
 from dcgan_core.errors import ResumeRefused
 from dcgan_core.models.dcgan import Generator, build
@@ -58,8 +57,8 @@ class Job:
         left_out = {"result", *OF_NETS, *(() if self.config.decay else ("steps", "epochs"))}
         left_out |= {"epochs"} if self.config.steps else set()
         values = {name: value for name, value in self.config.identity().items() if name not in left_out}
-        spec = json.loads(json.dumps(self.spec.to_json()))  # as it comes out of a checkpoint
-        return {**values, "seed": self.seed, **{f"spec.{name}": value for name, value in spec.items()}}
+        spec = {f"spec.{name}": value for name, value in self.spec.to_json().items()}
+        return as_json({**values, "seed": self.seed, **spec})
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -18,10 +19,11 @@ from pathlib import Path
 import pytest
 
 from dcgan_core import cli
-from dcgan_core.artifacts import all_manifests, find
+from dcgan_core.artifacts import all_manifests, find, remove
 from dcgan_core.config import config_keys, preset_names
 from dcgan_core.images import decode_rgb
-from dcgan_core.pipeline import FLOWS, load_pipeline
+from dcgan_core.pipeline import load_pipeline
+from dcgan_core.stage import FLOWS
 from dcgan_core.storage import Store
 from tests.conftest import Tiny
 
@@ -104,8 +106,9 @@ def test_a_plan_says_what_would_run_and_why_and_runs_nothing(
     for artifact in ("photos", "crops", "autoencoder"):
         assert "cached" in lines[artifact]
     assert "would run" in lines["codes"]
-    assert "config threshold: median -> zero" in lines["codes"]
+    assert "dedup.threshold: median -> zero" in lines["codes"]
     assert "input codes" in lines["dedup"]
+    assert "missing" not in ended.out  # an earlier stage of the plan makes it
     assert [manifest.address for manifest in all_manifests(finished_store)] == before
 
 
@@ -113,6 +116,38 @@ def test_a_plan_of_an_empty_root_says_that_nothing_is_made_yet(dcgan: Dcgan, tin
     ended = dcgan("run", "--plan", *options(tiny))
     assert ended.code == 0
     assert ended.out.count("not made yet") == 14
+
+
+def test_a_plan_names_a_changed_width_by_its_key(dcgan: Dcgan, finished_store: Store, tiny: Tiny) -> None:
+    changed = [*options(tiny), "-o", "train.width=16"]
+    ended = dcgan("run", "train", "--plan", *changed, root=finished_store.root)
+    assert "train.spec.discriminator[0].filters: 8 -> 16" in ended.out
+    assert "{" not in ended.out
+
+
+def test_a_plan_honours_refresh(dcgan: Dcgan, finished_store: Store, tiny: Tiny) -> None:
+    ended = dcgan("run", "all", "--plan", "--refresh", *options(tiny), root=finished_store.root)
+    assert ended.out.count("would run") == ended.out.count("--refresh") == 14
+    one = dcgan("run", "crop", "--plan", "--refresh", *options(tiny))
+    assert one.out.count("would run") == 1
+    assert len(all_manifests(finished_store)) == 14
+
+
+def test_a_plan_of_one_stage_says_which_inputs_are_missing_and_what_makes_them(
+    dcgan: Dcgan, finished_store: Store, tiny: Tiny
+) -> None:
+    for artifact in ("shards", "codes"):
+        remove(finished_store, find(finished_store, artifact).address)
+    fingerprint = find(finished_store, "train").inputs["shards"].fingerprint
+    assert "missing" not in dcgan("run", "train", "--plan", *options(tiny), root=finished_store.root).out
+    plan = dcgan("run", "train", "--plan", "--refresh", *options(tiny))
+    assert f"missing shards/{fingerprint}" in plan.out
+    command = next(line.split() for line in plan.out.splitlines() if "dcgan run shard" in line)
+    assert shlex.split(" ".join(command))[1:] == ["run", "shard", "--preset", tiny.preset, *options(tiny)]
+    assert "dcgan run dedup" not in plan.out  # all that `shard` reads is there
+    remove(finished_store, find(finished_store, "dedup").address)
+    both = dcgan("run", "train", "--plan", "--refresh", *options(tiny)).out
+    assert re.findall("dcgan run (\\w+)", both) == ["dedup", "shard"]
 
 
 def test_everything_there_is_can_be_listed(dcgan: Dcgan, finished_store: Store) -> None:

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from dcgan_core.artifacts import Manifest, all_manifests, find
+from dcgan_core.artifacts import FLAG, Manifest, all_manifests, find
 from dcgan_core.attribution import write_attribution
 from dcgan_core.backend import LocalBackend
 from dcgan_core.errors import ConfigError, CorruptArtifact, OutdatedArtifact
 from dcgan_core.exclusions import PATH, Exclusion, exclude, read_exclusions
-from dcgan_core.forget import FLAG, forget
+from dcgan_core.forget import forget
 from dcgan_core.pipeline import load_pipeline
 from dcgan_core.stage import is_current, run
 from dcgan_core.storage import Store, sha256_of_file

@@ -11,10 +11,12 @@ import pytest
 from dcgan_core.artifacts import Address, Manifest, read_manifest, remove
 from dcgan_core.backend import LocalBackend
 from dcgan_core.errors import ConfigError, NoUsableData
-from dcgan_core.pipeline import FLOWS, load_pipeline
-from dcgan_core.stage import FLOW_OF, is_current, run
+from dcgan_core.pipeline import load_pipeline
+from dcgan_core.stage import FLOW_OF, FLOWS, is_current, run
 from dcgan_core.storage import Store
 from tests.conftest import Tiny, make_all, set_changed
+from tests.web.photo_host import PhotoHost
+from tests.web.runs import Web
 
 ARTIFACTS = (
     "photos",
@@ -190,6 +192,32 @@ def test_a_removed_artifact_is_made_again_and_nothing_else(
 def test_a_changed_threshold_reruns_codes_and_what_follows(finished_store: Store, tiny: Tiny) -> None:
     assert remade(tiny, finished_store, tiny.changed(dedup__threshold="zero")) == FROM_CODES
     assert remade(tiny, finished_store) == set()
+
+
+def test_a_week_without_news_computes_nothing_after_the_photos(
+    store: Store, tiny: Tiny, tmp_path: Path
+) -> None:
+    bodies = {f"/photos/{photo.name}": photo.read_bytes() for photo in sorted(tiny.photos.iterdir())}
+    with PhotoHost(photos=bodies) as double:
+        web = Web(store, tmp_path, double, ("photos.test",))
+        overrides = {**tiny.overrides, **web.overrides(f"http://photos.test{path}" for path in bodies)}
+        first = make_all(tiny, store, overrides | {"scrape.as_of": "2024-05-06"})
+        second = make_all(tiny, store, overrides | {"scrape.as_of": "2024-05-13"})
+    assert set(second) == {*ARTIFACTS, "candidates"}
+    assert second["candidates"].cached
+    for name in ARTIFACTS[1:]:
+        before, after = (manifest_at(store, week[name].address) for week in (first, second))
+        assert after.address != before.address
+        assert after.predecessor == before.fingerprint, name
+        # The page is drawn again: it names the week and the artifacts it shows, which `gc` may leave alone.
+        assert after.provenance["parts_done"] == (name == "report"), name
+        assert after.content == before.content, name
+    page = store.read_bytes(second["report"].address.part_path("index.html")).decode()
+    assert "2024-05-13" in page
+    assert "2024-05-06" not in page
+    for name in ("train", "gallery"):
+        assert second[name].address.fingerprint in page
+        assert first[name].address.fingerprint not in page
 
 
 def test_added_photos_cost_only_the_parts_they_lie_in(store: Store, own_tiny: Tiny) -> None:

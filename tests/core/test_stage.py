@@ -24,8 +24,9 @@ from dcgan_core.backend import LocalBackend
 from dcgan_core.config import Json
 from dcgan_core.errors import ClusterError, CorruptArtifact, MissingArtifact, NoUsableData
 from dcgan_core.pipeline import load_pipeline
+from dcgan_core.planned import why_it_would_run, why_not_current
 from dcgan_core.progress import Progress
-from dcgan_core.stage import Part, Stage, Summary, is_current, run, why_not_current
+from dcgan_core.stage import Part, Stage, Summary, is_current, run
 from dcgan_core.storage import Store
 from tests.conftest import Tiny
 
@@ -270,15 +271,58 @@ def test_a_damaged_manifest_of_ones_own_is_made_good_by_refresh(store: Store) ->
     assert run(stage, store, HERE).cached
 
 
-def test_it_is_said_what_differs_from_the_last_time(store: Store) -> None:
+def test_it_is_said_what_differs_from_the_nearest_artifact(store: Store) -> None:
     assert why_not_current(words("one"), store) == ["not made yet"]
     source = words("one")
     run(source, store, HERE)
-    assert why_not_current(words("one", case="lower"), store) == ["config case: upper -> lower"]
-    assert why_not_current(words("two"), store) == ["source words: ['one'] -> ['two']"]
+    assert why_not_current(words("one", case="lower"), store) == ["words.case: upper -> lower"]
+    assert why_not_current(words("two"), store) == ["source.words[0]: one -> two"]
     assert why_not_current(words("one", seed=2), store) == ["seed: 1 -> 2"]
     made(sentence(source), store)
-    assert why_not_current(sentence(words("two")), store) == ["input words"]
+    (why,) = why_not_current(sentence(words("two")), store)
+    assert why == f"input words: {source.address.fingerprint} -> {words('two').address.fingerprint}"
+    run(words("quite", "others", case="lower", seed=7), store, HERE)  # newer and further away
+    assert why_not_current(words("one", case="lower"), store) == ["words.case: upper -> lower"]
+    run(words("one", "two"), store, HERE)
+    run(words("one", "six"), store, HERE)  # as near as the one before, and newer
+    assert why_not_current(words("one", "ten"), store) == ["source.words[1]: six -> ten"]
+
+
+def test_texts_that_differ_are_shown_where_they_differ(store: Store) -> None:
+    many = [f"word{number}" for number in range(20)]
+    run(words(*many), store, HERE)
+    reasons = why_not_current(words(*(word.upper() for word in many)), store)
+    assert len(reasons) == 9
+    assert reasons[-1] == "and 12 more"
+    long = "a" * 60
+    run(words(long + "b"), store, HERE)
+    (why,) = why_not_current(words(long + "c"), store)
+    assert why == f"source.words[0]: ...{'a' * 10}b -> ...{'a' * 10}c"
+
+
+def test_values_that_become_the_same_json_do_not_differ(store: Store) -> None:
+    @dataclass(frozen=True)
+    class Tuples(Words):
+        def settings(self) -> dict[str, Json]:
+            return {"case": self.case, "spec": {"layers": ({"width": 4}, {"width": 2})}}  # type: ignore[dict-item]
+
+    first = Tuples(1, {}, "faces64", ("one", "two"))
+    old = made(first, store)
+    (why,) = why_not_current(Tuples(1, {}, "faces64", ("one", "two"), "lower"), store)
+    assert why == "words.case: upper -> lower"
+    newer = Tuples(1, {}, "faces64", ("zero", "one"))
+    assert made(newer, store).predecessor == old.fingerprint
+    assert newer.done == ["zero"]
+
+
+def test_it_is_said_that_an_input_has_other_content(store: Store) -> None:
+    source = words("one", "two")
+    run(source, store, HERE)
+    made(sentence(source), store)
+    assert why_it_would_run(sentence(source), store) == []
+    assert why_it_would_run(sentence(source), store, refresh=True) == ["--refresh"]
+    change_the_bytes(store, source.address)
+    assert why_it_would_run(sentence(source), store) == ["input words: its content has changed"]
 
 
 def test_progress_begins_with_what_is_there_and_ends_with_all(store: Store) -> None:

@@ -17,9 +17,8 @@ import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from dcgan_core.artifacts import find, read_part, write_manifest
+from dcgan_core.artifacts import FLAG, find, read_part, write_manifest
 from dcgan_core.errors import ConfigError, CorruptArtifact, ExportDiffers
-from dcgan_core.forget import FLAG
 from dcgan_core.images import decode_rgb, grid
 from dcgan_core.models import export
 from dcgan_core.models.card import data_of, plain, scores_of

@@ -95,11 +95,7 @@ def test_a_run_that_was_cut_off_between_the_waves_ends_with_the_same_tars(store:
 def test_tars_taken_over_from_an_earlier_edition_keep_their_names(store: Store) -> None:
     write_inputs(store, [(8, 0), (10, 0)])
     first = made(shard_stage(2, 6), store)
-    again = Address("crops", "e" * 16)  # the same crops of another source
-    shutil.copytree(store.local_path(CROPS_ADDRESS.path), store.local_path(again.path))
-    manifest = read_manifest(store, CROPS_ADDRESS)
-    assert manifest is not None
-    write_manifest(store, manifest.model_copy(update={"fingerprint": again.fingerprint}))
+    again = same_crops_at_another_address(store)
     stage = shard_stage(2, 10**6)
     for samples_per_task in (4, 6, 2, 10**6):
         config = stage.config.model_copy(update={"samples_per_task": samples_per_task})
@@ -109,6 +105,28 @@ def test_tars_taken_over_from_an_earlier_edition_keep_their_names(store: Store) 
         names = [file.name for file in second.files]
         assert len(set(names)) == len(names) == 18
         store.delete(other.address.path)
+
+
+def test_an_edition_with_the_same_crops_shuffles_nothing(store: Store) -> None:
+    write_inputs(store, [(8, 0), (10, 0)])
+    first_stage = shard_stage(2, 6)
+    first = made(first_stage, store)
+    again = same_crops_at_another_address(store)
+    second = made(replace(first_stage, inputs={**first_stage.inputs, "crops": again}), store)
+    assert any(not receipt.files for receipt in first.parts)  # shuffled through blocks
+    assert second.predecessor == first.fingerprint
+    assert second.provenance["parts_done"] == 0
+    assert second.content == first.content
+
+
+def same_crops_at_another_address(store: Store) -> Address:
+    """The same crops, of another source."""
+    again = Address("crops", "e" * 16)
+    shutil.copytree(store.local_path(CROPS_ADDRESS.path), store.local_path(again.path))
+    manifest = read_manifest(store, CROPS_ADDRESS)
+    assert manifest is not None
+    write_manifest(store, manifest.model_copy(update={"fingerprint": again.fingerprint}))
+    return again
 
 
 def test_tasks_are_few_and_none_holds_more_than_it_may() -> None:
