@@ -25,6 +25,7 @@ from pydantic import (
     model_validator,
 )
 
+from dcgan_core.allowed import check_allowed, check_location
 from dcgan_core.errors import ConfigError
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
@@ -42,6 +43,14 @@ SVHN_VALIDATION = 10_000
 def effort(default: Any, **limits: Any) -> Any:
     """A field that says how hard to try or where a file lies, not what comes out: never fingerprinted."""
     return Field(default, json_schema_extra={"fingerprinted": False}, **limits)
+
+
+def location(default: Any) -> Any:
+    """A field that names a file, a directory or a url: not fingerprinted, and looked at by ``check_allowed``.
+
+    Every such field must be one of these, or the parameters of a run could read an operator's files.
+    """
+    return Field(default, json_schema_extra={"fingerprinted": False, "location": True})
 
 
 class Section(BaseModel):
@@ -84,7 +93,7 @@ class ScrapeConfig(Section):
     `svhn`, `mnist`, `celeba`, `imagenet`, `lsun`: these sets as torchvision keeps them. `urls`: a list of
     urls to fetch. `search`: pictures that a search engine finds for names of people. `demo`: the built-in
     LFW pages, fetched from a loopback server."""
-    path: str = effort("")
+    path: str = location("")
     """Directory, file or fsspec url of the source; `webdataset`: also a pattern, `shard-{00000..00041}.tar`;
     torchvision's sets: its `root`. The content, not the name, enters the fingerprint."""
     split: str = "train"
@@ -111,7 +120,8 @@ class ScrapeConfig(Section):
     max_people: PositiveInt = 10_000
     """`search`: number of people searched for, drawn by seed (paper: 10,000)."""
     engine: str = "commons"
-    """`search`: the engine asked. `commons`: Wikimedia Commons. Your own: `package.module:Class`."""
+    """`search`: the engine asked. `commons`: Wikimedia Commons. Your own: `package.module:Class`,
+    which `DCGAN_ENGINES` must list."""
     images_per_person: Annotated[int, Field(ge=1, le=1000)] = 50
     """`search`: largest number of pictures taken for one name."""
     thumb_width: Literal[250, 330, 500, 960, 1280, 1920, 3840] = 960
@@ -140,11 +150,11 @@ class ScrapeConfig(Section):
     addresses: dict[str, str] = effort({})
     """Host names that are not looked up, with the address and port to use instead, like curl's --resolve:
     `{"photos.example.org" = "127.0.0.1:8080"}`."""
-    dbpedia_url: str = effort("https://dbpedia.org/sparql")
+    dbpedia_url: str = location("https://dbpedia.org/sparql")
     """SPARQL endpoint of DBpedia or of a mirror."""
     row_cap: PositiveInt = effort(10_000)
     """Rows after which that endpoint cuts an answer off without a word."""
-    commons_url: str = effort("https://commons.wikimedia.org/w/api.php")
+    commons_url: str = location("https://commons.wikimedia.org/w/api.php")
     """Action API of Wikimedia Commons or of another MediaWiki."""
     concurrency: PositiveInt = effort(64)
     """Requests at once per worker, over all hosts."""
@@ -190,7 +200,7 @@ class CropConfig(Section):
     method: Literal["haar", "yunet", "center"] = "haar"
     """`haar`: OpenCV's frontal-face cascade. `yunet`: the YuNet network (needs `weights`). `center`: the
     largest centred square, for sets that are not about faces (LSUN, ImageNet, CIFAR-10)."""
-    weights: str | None = effort(None)
+    weights: str | None = location(None)
     """Path or url of the YuNet ONNX file. Its sha256 enters the fingerprint, its place does not."""
     weights_sha256: str | None = None
     """Expected sha256 (hex) of `weights`. Needed for a url; checked wherever it is given."""
@@ -464,13 +474,13 @@ class LabelledSet(Section):
     """`labelled`: all labels, and so few as `labels_per_class` says. `cifar10`: all labels, and 400 a class
     (paper, table 1). `svhn`: 100 labels a class, with the authors' draws (table 2). `mnist-nn`: no SVM, but
     the label of the nearest of `nn_samples` samples of a conditional generator (appendix)."""
-    train: str = effort("")
+    train: str = location("")
     """Where the training part is. `parquet`: a file. `imagefolder`: a directory with one sub-directory a
     class. `shards`: the folder of a shards artifact, or tars with `.cls` members: one, a directory, a pattern
     (`{00000..00041}`, `*`), an fsspec url."""
-    test: str = effort("")
+    test: str = location("")
     """Where the test part is; empty: `evaluate.test_share` of `train` is held out."""
-    root: str = effort("")
+    root: str = location("")
     """torchvision's sets: the directory it knows as `root`; empty: `evaluate.root`. The content, not the
     path, is fingerprinted."""
     download: bool = effort(False)
@@ -501,7 +511,7 @@ class EvaluateConfig(Section):
 
     sets: tuple[Annotated[LabelledSet, BeforeValidator(_named)], ...] = ()
     """Labelled sets; a bare name stands for a kind that needs no more (`digits`, `lfw`, torchvision's)."""
-    root: str = effort("")
+    root: str = location("")
     """Directory that torchvision knows as `root`, for its sets where they name none; empty: `scrape.path`
     for the set that is also `scrape.source`."""
     download: bool = effort(False)
@@ -564,7 +574,7 @@ class EvaluateConfig(Section):
     quality_set: str = ""
     """The labelled set of `sets` whose test images the generator has not seen, for `classifier` and
     `memorisation`; it must be of the same kind of photos. Empty: the images of `train.held_out`."""
-    inception_weights: str | None = effort(None)
+    inception_weights: str | None = location(None)
     """Path or url of torch-fidelity's `weights-inception-2015-12-05-6726825d.pth`. Its sha256 enters the
     fingerprint, its place does not; nothing is fetched that is not named here."""
     inception_weights_sha256: str | None = None
@@ -703,7 +713,8 @@ def load_config(preset: str, overrides: Mapping[str, Any] | None = None) -> Pipe
     """The paper's defaults, changed by a preset (shipped name or path of a TOML file), then by overrides.
 
     Overrides are dotted keys, ``{"train.steps": 200}``. Raises ConfigError that names the wrong key, with
-    the nearest valid one, or the wrong value.
+    the nearest valid one, or the wrong value; NotAllowed for a file, a url or an engine that
+    ``DCGAN_ALLOWED_PATHS`` and ``DCGAN_ENGINES`` do not allow.
     """
     values = _read_preset(preset)
     for key in _leaves(values):
@@ -712,13 +723,15 @@ def load_config(preset: str, overrides: Mapping[str, Any] | None = None) -> Pipe
         _check_key(key, "overrides")
         _set(values, key, value)
     try:
-        return PipelineConfig.model_validate(values)
+        config = PipelineConfig.model_validate(values)
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']} (got {problem['input']!r})"
             for problem in error.errors()
         )
         raise ConfigError(f"preset {preset!r} with these overrides is not valid: {problems}") from None
+    check_allowed(config)
+    return config
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -766,6 +779,7 @@ def _read_preset(preset: str) -> dict[str, Any]:
     if preset in preset_names():
         text = (resources.files("dcgan_core") / "presets" / f"{preset}.toml").read_text("utf-8")
     elif preset.endswith(".toml"):
+        check_location("preset", preset)
         try:
             text = Path(preset).expanduser().read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -779,7 +793,9 @@ def _read_preset(preset: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"preset {preset} is not valid TOML: {error}") from None
+        # Only where: some of its messages quote the file, which may not be the reader's to see.
+        where = re.search(r"\((at [^()]*)\)$", str(error))
+        raise ConfigError(f"preset {preset} is not valid TOML{f' {where[1]}' if where else ''}") from None
 
 
 def _leaves(values: Mapping[str, Any]) -> list[str]:

@@ -15,6 +15,17 @@ class ConfigError(DcganError):
     """The configuration is wrong; found before any work, never retried."""
 
 
+class NotAllowed(ConfigError):
+    """A parameter of a run names a file, a url or code that the operator has not allowed."""
+
+    def __init__(self, key: str, value: str, why: str, advice: str) -> None:
+        super().__init__(key, value, why, advice)
+        self.key, self.value, self.why, self.advice = key, value, why, advice
+
+    def __str__(self) -> str:
+        return f"{self.key}={self.value!r} is not allowed: {self.why}; {self.advice}"
+
+
 class MissingArtifact(DcganError):
     """A stage needs an artifact that is not there."""
 

@@ -30,6 +30,11 @@ class Place(BaseSettings):
     """GPUs to use per training worker: 0 none, 1 one, -1 one where there is one."""
     ray_address: str = ""
     """Address of a running Ray cluster (`auto` inside one); empty: an embedded Ray for the run."""
+    allowed_paths: str = ""
+    """Directories and url prefixes (`/photos,s3://bucket/photos`), comma-separated, below which every file
+    and url that a run's parameters name must lie; empty: they may be anywhere."""
+    engines: str = ""
+    """Search engines of your own that `scrape.engine` may name, comma-separated: `my_engines:MyEngine`."""
     s3_endpoint_url: str = ""
     """Endpoint of an S3-compatible store; empty: AWS. Credentials come from the usual `AWS_*` variables."""
     cache: str = "~/.cache/dcgan/shards"
@@ -51,6 +56,16 @@ class Place(BaseSettings):
         # A worker starts flows in a directory of its own, so a relative root would move with it.
         root = root.removeprefix("file://")
         return root.rstrip("/") if "://" in root else str(Path(root).expanduser().absolute())
+
+    @property
+    def allowed_roots(self) -> tuple[str, ...] | None:
+        """The entries of ``allowed_paths``; None if it is not set, so that all is allowed."""
+        return _listed(self.allowed_paths) if self.allowed_paths else None
+
+    @property
+    def allowed_engines(self) -> tuple[str, ...]:
+        """The entries of ``engines``."""
+        return _listed(self.engines)
 
     def store(self) -> Store:
         """The store at the root."""
@@ -75,6 +90,10 @@ class Place(BaseSettings):
     def worker_count(self) -> int:
         """Parts worked on at once on this machine."""
         return self.slots or processors()
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(entry.strip() for entry in text.split(",") if entry.strip())
 
 
 def load_place() -> Place:

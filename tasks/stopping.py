@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
+import tempfile
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import ray
 import ray.train
 from ray.train.torch import TorchConfig
-from ray.train.torch.config import _TorchBackend
+from ray.train.torch.config import (
+    _set_torch_distributed_env_vars,
+    _setup_torch_process_group,
+    _TorchBackend,
+)
 
 from dcgan_core.train.stopping import StopRequest
 
@@ -20,11 +27,16 @@ _told = StopRequest()
 """Whether this worker's process was sent SIGTERM."""
 
 
+@dataclass
 class StoppableTorch(TorchConfig):
     """Ray's set-up of torch.distributed, and a handler of SIGTERM in the main thread of each worker.
 
     Ray Train runs training in another thread, where none can be installed.
     """
+
+    on_this_machine: bool = False
+    """All ranks are here, and meet by a file: the store by which they meet otherwise (torch's TCPStore)
+    listens on all interfaces and asks nobody who they are."""
 
     @property
     def backend_cls(self) -> type[_TorchBackend]:
@@ -32,9 +44,34 @@ class StoppableTorch(TorchConfig):
 
 
 class _StoppableBackend(_TorchBackend):
+    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        if not (isinstance(backend_config, StoppableTorch) and backend_config.on_this_machine):
+            super().on_start(worker_group, backend_config)
+            return
+        worker_group.execute(_set_torch_distributed_env_vars)
+        path, ranks = Path(tempfile.mkdtemp(prefix="dcgan-ranks-")) / "store", range(len(worker_group))
+        joining = [
+            worker_group.execute_single_async(
+                rank,
+                _join_ranks,
+                path=path,
+                backend=backend_config.backend,
+                world_rank=rank,
+                world_size=len(ranks),
+                timeout_s=backend_config.timeout_s,
+            )
+            for rank in ranks
+        ]
+        ray.get(joining)
+        shutil.rmtree(path.parent, ignore_errors=True)  # all have met
+
     def on_training_start(self, worker_group: Any, backend_config: Any) -> None:
         super().on_training_start(worker_group, backend_config)
         worker_group.execute(note_sigterm)
+
+
+def _join_ranks(path: Path, **about: Any) -> None:
+    _setup_torch_process_group(init_method=f"file://{path}", **about)
 
 
 def note_sigterm() -> None:

@@ -128,7 +128,9 @@ def _trainer(ray: Any, stage: Stage, store: Store, part: Part, place: Place, boa
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"stage": stage, "store": store, "key": part.key, "board": board, "threads": cpus},
-        torch_config=StoppableTorch(backend="nccl" if use_gpu else "gloo"),
+        torch_config=StoppableTorch(
+            backend="nccl" if use_gpu else "gloo", on_this_machine=not place.ray_address
+        ),
         scaling_config=ScalingConfig(
             num_workers=place.train_workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus}
         ),

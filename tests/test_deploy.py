@@ -19,6 +19,8 @@ from typing import Any
 import pytest
 import yaml
 
+from dcgan_core.config import load_config
+from dcgan_core.errors import NotAllowed
 from dcgan_core.place import Place
 
 PROJECT = Path(__file__).parent.parent
@@ -71,6 +73,28 @@ def test_all_that_work_share_root_and_token_in_compose() -> None:
     for key in ("DCGAN_ROOT", "DCGAN_S3_ENDPOINT_URL", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
         assert len({str(service["environment"][key]) for service in workers}) == 1
     assert all("artifacts:/data" in service["volumes"] for service in workers)
+
+
+def test_runs_may_name_only_what_the_manifests_allow(monkeypatch: pytest.MonkeyPatch) -> None:
+    (config,) = documents(BASE / "config.yaml")
+    of_compose = {
+        name: re.sub(r"^\$\{\w+:-(.*)\}$", r"\1", str(value))
+        for name, value in compose()["services"]["worker"]["environment"].items()
+    }
+    for environment in (config["data"], of_compose):
+        monkeypatch.setenv("DCGAN_ALLOWED_PATHS", environment["DCGAN_ALLOWED_PATHS"])
+        monkeypatch.setenv("DCGAN_ENGINES", environment["DCGAN_ENGINES"])
+        for place in environment["DCGAN_ALLOWED_PATHS"].split(","):
+            load_config("faces64", {"scrape.path": f"{place}/mine"})
+        load_config("demo")
+        secrets = {
+            "scrape.path": "/proc/self/environ",
+            "crop.weights": "/etc/passwd",
+            "scrape.engine": "os:system",
+        }
+        for key, value in secrets.items():
+            with pytest.raises(NotAllowed):
+                load_config("faces64", {key: value})
 
 
 def test_gpu_override_changes_only_services_that_exist() -> None:

@@ -61,7 +61,8 @@ class Api(Protocol):
 
 
 class SearchEngine(Protocol):
-    """To add an engine: write one of these and name it, ``scrape.engine=package.module:Class``.
+    """To add an engine: write one of these, allow it (``DCGAN_ENGINES``) and name it,
+    ``scrape.engine=package.module:Class``.
 
     It is made with the ``ScrapeConfig`` and must be cheap to make and to pickle.
     """
@@ -89,7 +90,10 @@ FOUND = pa.schema(
 
 
 def open_engine(config: ScrapeConfig) -> SearchEngine:
-    """The engine that the configuration names. ConfigError where there is none of that name."""
+    """The engine that the configuration names. ConfigError if there is none of that name.
+
+    Whether it may be imported has been decided when the configuration was loaded (``check_allowed``).
+    """
     if config.engine == "commons":
         from dcgan_core.scrape.commons import Commons
 

@@ -239,8 +239,9 @@ class OneFile:
         return [Found(url, caption=name, licence="CC0") for url in answer["photos"][:limit]]
 
 
-def test_an_engine_of_ones_own_is_one_class(tmp_path: Path) -> None:
+def test_an_engine_of_ones_own_is_one_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = f"{OneFile.__module__}:OneFile"
+    monkeypatch.setenv("DCGAN_ENGINES", f"{name},no.such:Engine")
     engine = open_engine(load_config("faces64", {"scrape.engine": name}).scrape)
 
     class Canned:
