@@ -11,6 +11,7 @@ main() {
     export AWS_ENDPOINT_URL="${AWS_ENDPOINT_URL:-$DCGAN_S3_ENDPOINT_URL}"
   fi
   local role="${1:-}"
+  ARGUMENTS=("${@:2}")
   case $role in
     server) server ;;
     deploy) deploy ;;
@@ -26,18 +27,20 @@ usage() {
   echo "give a role (server, deploy, worker, ray-head, ray-worker) or a command, such as: dcgan run --plan"
 }
 
-# Prefect's API and UI.
+# Prefect's API and UI. Whoever reaches it may start runs, so it asks for a login.
 server() {
-  exec prefect server start --host "${PREFECT_SERVER_API_HOST:-0.0.0.0}"
+  if [[ -z ${PREFECT_SERVER_API_AUTH_STRING:-} ]]; then
+    echo "Prefect's server needs a login that all containers share: set PREFECT_SERVER_API_AUTH_STRING" >&2
+    exit 2
+  fi
+  exec python -m tasks.server --host "${PREFECT_SERVER_API_HOST:-0.0.0.0}"
 }
 
-# The work pool and the deployments of prefect.yaml, which lies in the working directory. May be repeated.
+# The work pool, the deployments and the automations; the files lie in the working directory. May be repeated:
+# what an operator changed on the server stays (`deploy --reset` undoes it).
 deploy() {
   wait_for_server
-  if ! prefect work-pool inspect "$WORK_POOL" >/dev/null 2>&1; then
-    prefect work-pool create "$WORK_POOL" --type process
-  fi
-  exec prefect --no-prompt deploy --all
+  exec dcgan-deploy "${ARGUMENTS[@]}"
 }
 
 # Starts flows as processes of this container. They are drivers of Ray, so a raylet without processors
@@ -60,10 +63,11 @@ worker() {
   exit $((code ? code : 1))
 }
 
-# Asked to stop: no new flows, those that run may end (until the container's grace is over), then the raylet.
+# Asked to stop: flows save and end, and go on by themselves where there is a worker; then the raylet.
 stop_worker() {
   local process
   trap '' TERM INT
+  pkill -TERM -P "$prefect" -f prefect.engine || true
   for process in "$prefect" $raylet; do
     kill "$process" 2>/dev/null || true
     wait "$process" || true

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import shutil
@@ -30,6 +31,7 @@ YAML_FILES = sorted(DEPLOY.rglob("*.yaml"))
 BASE = DEPLOY / "kubernetes" / "base"
 ROLES = {"server", "deploy", "worker", "ray-head", "ray-worker"}
 PLACE_VARIABLES = {f"DCGAN_{name.upper()}" for name in Place.model_fields}
+LOGIN = "test:secret"
 IMAGE_VARIABLES = {"DCGAN_IMAGE"}  # of compose.yaml itself, not of the containers
 
 
@@ -58,6 +60,27 @@ def test_compose_services_are_the_roles() -> None:
     services = compose()["services"]
     assert {service["command"][0] for service in services.values()} == ROLES
     assert all(len(service["command"]) == 1 for service in services.values())
+
+
+def test_the_server_and_all_that_ask_it_share_a_login() -> None:
+    services = compose()["services"]
+    login = services["prefect-server"]["environment"]["PREFECT_SERVER_API_AUTH_STRING"]
+    assert login.startswith("${PREFECT_API_AUTH_STRING:?")
+    for name in ("deploy", "worker"):
+        assert services[name]["environment"]["PREFECT_API_AUTH_STRING"] == login
+    secret = yaml.safe_load((DEPLOY / "kubernetes" / "secret.example.yaml").read_text())
+    assert "PREFECT_API_AUTH_STRING" in secret["stringData"]
+    asking = {kind: pod for kind, pod in pods() if kind in ("deploy", "worker")}
+    assert len(asking) == 2
+    for pod in asking.values():
+        assert {"secretRef": {"name": "dcgan-secrets"}} in pod["containers"][0]["envFrom"]
+
+
+def test_the_server_does_not_start_without_a_login() -> None:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
+    said = subprocess.run([ENTRYPOINT, "server"], env=environment, capture_output=True, text=True)
+    assert said.returncode == 2
+    assert "PREFECT_SERVER_API_AUTH_STRING" in said.stderr
 
 
 def test_compose_variables_without_default_are_explained_when_missing() -> None:
@@ -215,6 +238,8 @@ def test_server_deploy_and_worker_find_each_other(tmp_path: Path) -> None:
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PREFECT_HOME": str(tmp_path / "prefect"),
         "PREFECT_API_URL": f"http://127.0.0.1:{api}/api",
+        "PREFECT_SERVER_API_AUTH_STRING": LOGIN,
+        "PREFECT_API_AUTH_STRING": LOGIN,
         "PREFECT_SERVER_API_HOST": "127.0.0.1",
         "PREFECT_SERVER_API_PORT": str(api),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -308,6 +333,8 @@ def status(url: str) -> int:
 
 
 def post(url: str) -> list[dict[str, Any]]:
-    request = urllib.request.Request(url, b"{}", {"Content-Type": "application/json"})
+    login = base64.b64encode(LOGIN.encode()).decode()
+    headers = {"Content-Type": "application/json", "Authorization": f"Basic {login}"}
+    request = urllib.request.Request(url, b"{}", headers)
     with urllib.request.urlopen(request, timeout=30) as answer:
         return yaml.safe_load(answer.read())
