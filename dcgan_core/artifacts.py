@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 FOLDER = "artifacts"
+LATEST_REPORT = "report/index.html"
+"""The report of the latest run also lies here, under the root, where it can be bookmarked."""
 FLAG = "forgotten_photos_seen"
 """Metric of a model's manifest: how many photos that are gone now it was trained on."""
 

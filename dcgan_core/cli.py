@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dcgan_core.artifacts import FLAG, Manifest, all_manifests, find, read_manifest, remove
+from dcgan_core.artifacts import FLAG, LATEST_REPORT, Manifest, all_manifests, find, read_manifest, remove
 from dcgan_core.collect import superseded, unfinished
 from dcgan_core.errors import ConfigError, DcganError, MissingArtifact, StorageUnusable, TrainingStopped
 from dcgan_core.place import Place, load_place
@@ -106,9 +106,7 @@ def run_command(
         err.print(str(stopped), highlight=False, soft_wrap=True)
         raise typer.Exit(128 + stopped.signal_number) from None
     if stages[-1].flow == "report":
-        from dcgan_core.report.stage import LATEST
-
-        out.print(f"\n[bold]Report:[/] {store.uri(LATEST)}", soft_wrap=True)
+        out.print(f"\n[bold]Report:[/] {store.uri(LATEST_REPORT)}", soft_wrap=True)
     elif stages[-1].artifact == "quality":
         scores, quality = stages[-2:]
         out.print(_scores(store, scores))
@@ -117,6 +115,30 @@ def run_command(
     elif stages[-1].artifact == "gallery":
         page = store.uri(stages[-1].address.part_path("index.html"))
         out.print(f"\n[bold]Near duplicates to look at:[/] {page}", soft_wrap=True)
+
+
+@app.command("serve")
+def serve_command(
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any that is free.")] = 4201,
+    host: Annotated[
+        str, typer.Option("--host", help="Address to listen on; 0.0.0.0: reachable from other machines.")
+    ] = "127.0.0.1",
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option("--allow-host", help="Another name under which browsers may ask; '*': any."),
+    ] = None,
+) -> None:
+    """Serve the reports and galleries under DCGAN_ROOT to browsers, read-only, until Ctrl-C."""
+    from dcgan_core.serve import serve
+
+    place = load_place()
+    store = place.store()
+
+    def started(url: str) -> None:
+        out.print(f"Pages of {store.root}: {url} (Ctrl-C ends)", soft_wrap=True, highlight=False)
+
+    with suppress(KeyboardInterrupt):
+        serve(store, host, port, [*(allow_host or ()), *place.report_host], started)
 
 
 @app.command("list")

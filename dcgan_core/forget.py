@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from dcgan_core.artifacts import (
     FLAG,
     FOLDER,
+    LATEST_REPORT,
     Address,
     InputRecord,
     Manifest,
@@ -32,8 +33,6 @@ from dcgan_core.journal import Journal
 from dcgan_core.progress import Progress, silent
 from dcgan_core.storage import Store, sha256_hex, sha256_of_file
 from dcgan_core.tables import parquet_options
-
-LATEST_REPORT = "report/index.html"
 
 _GATHERED = ("people", "searches", "candidates", "photos")
 """Kinds whose rows describe photos or people: rows are emptied where they are, the rest stays."""

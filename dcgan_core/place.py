@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -50,6 +51,16 @@ class Place(BaseSettings):
     s3_read_seconds: Annotated[float, Field(gt=0)] = Patience.read_seconds
     """Time-out of an answer of S3: its longest silence."""
 
+    report_url: str = ""
+    """Where `dcgan serve` shows this root's pages, as browsers reach it; empty: links lead to the files."""
+
+    @field_validator("report_url")
+    @classmethod
+    def _web_address(cls, url: str) -> str:
+        if url and not url.startswith(("http://", "https://")):
+            raise ValueError("give an address that begins with http:// or https://")
+        return url.rstrip("/")
+
     @field_validator("root")
     @classmethod
     def _absolute(cls, root: str) -> str:
@@ -66,6 +77,12 @@ class Place(BaseSettings):
     def allowed_engines(self) -> tuple[str, ...]:
         """The entries of ``engines``."""
         return _listed(self.engines)
+
+    @property
+    def report_host(self) -> list[str]:
+        """The name in ``report_url``; empty where there is none."""
+        host = urlsplit(self.report_url).hostname
+        return [host] if host else []
 
     def store(self) -> Store:
         """The store at the root."""

@@ -26,6 +26,7 @@ from dcgan_core.evaluate.published import aligned
 from dcgan_core.evaluate.score_table import HEAD, NUMBERS, QUALITY_HEAD, quality_lines, score_lines
 from dcgan_core.images import data_uri
 from dcgan_core.progress import Pace, in_words
+from dcgan_core.serve import page_url
 from dcgan_core.stage import Artifact, Stage
 from dcgan_core.storage import Store
 from tasks.results import scores_in_words
@@ -128,8 +129,8 @@ def _newest(names: Sequence[str]) -> str:
     return max(names, key=lambda name: (name.partition("-")[2], name.startswith("ema")), default="")
 
 
-def publish(stage: Stage, store: Store, artifact: Artifact) -> None:
-    """Counts and scores as tables, a summary as markdown, pictures as images."""
+def publish(stage: Stage, store: Store, artifact: Artifact, report_url: str = "") -> None:
+    """Counts and scores as tables, a summary as markdown, pictures as images, a link to its page."""
     manifest = read_manifest(store, artifact.address)
     if manifest is None:
         return
@@ -149,16 +150,28 @@ def publish(stage: Stage, store: Store, artifact: Artifact) -> None:
         create_table_artifact(figures, key="quality-table", description="the generator's samples")
         for line in measured:
             get_run_logger().info(f"{line.title}: {line.value}")
-    if stage.artifact in _PAGES:  # a link, no copy: pictures outside the root would outlive their takedown
-        page = store.uri(artifact.address.part_path("index.html"))
-        link = page if "://" in page else Path(page).absolute().as_uri()
-        create_link_artifact(
-            link, link_text=_PAGES[stage.artifact], key=f"{stage.artifact}-page", description=page
-        )
+    publish_page(stage, store, artifact, report_url)
     for file in _pictures(manifest):
         picture = data_uri(read_part(store, artifact.address, file), "image/png")
         kind = file.name.rpartition("/")[2].partition("-")[0]
         create_image_artifact(picture, key=f"{stage.artifact}-{kind}", description=file.name)
+
+
+def publish_page(stage: Stage, store: Store, artifact: Artifact, report_url: str = "") -> None:
+    """A link to the stage's page, if it makes one: on the server at ``report_url``, or to the file.
+
+    A link, no copy: pictures outside the root would outlive their takedown.
+    """
+    if stage.artifact not in _PAGES:
+        return
+    page = store.uri(artifact.address.part_path("index.html"))
+    if report_url:
+        link = page_url(report_url, artifact.address)
+    else:
+        link = page if "://" in page else Path(page).absolute().as_uri()
+    create_link_artifact(
+        link, link_text=_PAGES[stage.artifact], key=f"{stage.artifact}-page", description=page
+    )
 
 
 def _summary(store: Store, manifest: Manifest, artifact: Artifact) -> str:

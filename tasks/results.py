@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from dcgan_core.artifacts import Manifest, all_manifests
+from dcgan_core.artifacts import LATEST_REPORT, Manifest, all_manifests
 from dcgan_core.evaluate.score_table import score_lines
 from dcgan_core.place import load_place
-from dcgan_core.report.stage import LATEST
 from dcgan_core.storage import Store
 
 
@@ -15,7 +14,7 @@ def say_where() -> None:
     """Print the report's path, the sample pictures and the scores of the newest run under the root."""
     place = load_place()
     store = place.store()
-    lines = [f"[bold]Report[/]    {store.uri(LATEST)}"]
+    lines = [f"[bold]Report[/]    {store.uri(LATEST_REPORT)}"]
     lines += [f"[bold]Samples[/]   {picture}" for picture in _pictures(store)]
     lines += [f"[bold]Scores[/]    {line}" for line in _scores(store)]
     lines += ["", f"Look around: [bold]DCGAN_ROOT={place.root} .venv/bin/dcgan list[/]"]

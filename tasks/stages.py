@@ -21,7 +21,7 @@ from dcgan_core.stage import Artifact, Backend, Stage, run
 from dcgan_core.storage import Store
 from tasks.backends import backend_of
 from tasks.flow_runs import begin_run, dated, wait_for_maker
-from tasks.reporting import ProgressArtifact, publish
+from tasks.reporting import ProgressArtifact, publish, publish_page
 
 _RETRY_SECONDS = [10.0, 60.0, 300.0]
 
@@ -67,9 +67,10 @@ def _make(stage: Stage, store: Store, place: Place, refresh: bool) -> Artifact:
             )
         if artifact.cached:
             log.info("%s is there already: %s", artifact.address, artifact.uri)
+            publish_page(stage, store, artifact, place.report_url)
             return Completed(name="Cached", message=f"{artifact.address} is there already", data=artifact)
         log.info("%s made in %.1f s: %s", artifact.address, artifact.seconds, artifact.uri)
-        publish(stage, store, artifact)
+        publish(stage, store, artifact, place.report_url)
         return Completed(message=f"{artifact.address} made in {artifact.seconds:.1f} s", data=artifact)
 
     state = cast("State[Artifact]", _as_task(make, stage)(return_state=True))

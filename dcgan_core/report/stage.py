@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, cast
 
-from dcgan_core.artifacts import Receipt, write_part
+from dcgan_core.artifacts import LATEST_REPORT, Receipt, write_part
 from dcgan_core.config import Json, PipelineConfig
 from dcgan_core.progress import Progress
 from dcgan_core.stage import Part, Stage, Summary
 from dcgan_core.storage import Store
 
-LATEST = "report/index.html"
-"""The report of the latest run also lies here, under the root, where it can be bookmarked."""
 _FROM_ROOT = "from-root.html"
 
 
@@ -55,7 +53,7 @@ class Report(Stage):
 
     def settle(self, store: Store) -> None:
         """Put this run's page where the newest report lies."""
-        store.copy(self.address.part_path(_FROM_ROOT), LATEST)
+        store.copy(self.address.part_path(_FROM_ROOT), LATEST_REPORT)
 
     def finish(self, store: Store, receipts: Sequence[Receipt]) -> Summary:
         return Summary(counts=receipts[0].counts)

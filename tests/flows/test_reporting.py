@@ -156,3 +156,28 @@ def test_a_flow_that_is_told_to_end_crashes_after_its_training_has_saved_and_a_r
     assert [str(state.value) for state in states.values() if state] == ["CRASHED"]
     train(tiny.preset, changed)
     assert steps[steps.index(saved) + 1 :] == list(range(saved + 1, 1501))
+
+
+@pytest.mark.parametrize("base", ["", "http://pages.example:4201/"])
+def test_a_run_in_which_all_is_cached_still_links_to_its_pages(
+    server: None, tiny: Tiny, finished_store: Store, monkeypatch: pytest.MonkeyPatch, base: str
+) -> None:
+    from tasks.stages import run_flow
+
+    monkeypatch.setenv("DCGAN_ROOT", finished_store.root)
+    monkeypatch.setenv("DCGAN_BACKEND", "local")
+    monkeypatch.setenv("DCGAN_REPORT_URL", base)
+
+    @prefect.flow
+    def flow() -> str:
+        for name in ("dedup", "report"):
+            run_flow(name, tiny.preset, tiny.overrides, False, None)
+        return _run_id()
+
+    shown = _artifacts(flow())
+    assert set(shown) == {"gallery-page", "report-page"}  # nothing else comes twice
+    stages = {stage.artifact: stage for stage in load_pipeline(tiny.preset, tiny.overrides).stages}
+    for name in ("gallery", "report"):
+        page = stages[name].address.part_path("index.html")
+        start = base.rstrip("/") if base else f"file://{finished_store.root}"
+        assert f"({start}/{page})" in shown[f"{name}-page"]["data"]

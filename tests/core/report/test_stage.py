@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from dcgan_core.artifacts import LATEST_REPORT
 from dcgan_core.backend import LocalBackend
 from dcgan_core.pipeline import load_pipeline
-from dcgan_core.report.stage import LATEST
 from dcgan_core.stage import run
 from dcgan_core.storage import Store
 from tests.conftest import Tiny
@@ -13,7 +13,7 @@ from tests.conftest import Tiny
 def page_after_run(tiny: Tiny, store: Store, title: str) -> tuple[bytes, bool]:
     stage = load_pipeline(tiny.preset, tiny.changed(report__title=title)).stages[-1]
     cached = run(stage, store, LocalBackend(1)).cached
-    return store.read_bytes(LATEST), cached
+    return store.read_bytes(LATEST_REPORT), cached
 
 
 def test_the_latest_page_is_that_of_the_latest_run(tiny: Tiny, finished_store: Store) -> None:
