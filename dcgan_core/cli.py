@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -98,7 +99,7 @@ def run_command(
         with _backend(place) as backend:
             for each in stages:
                 artifact = _run_shown(each, store, backend, refresh=refresh, place=place)
-                _say(each, artifact)
+                _say(each, artifact, store)
     except KeyboardInterrupt:
         err.print("stopped; run the same command again to go on: finished parts are kept")
         raise typer.Exit(130) from None
@@ -633,9 +634,19 @@ def _hash_of(path: Path) -> str:
     return sha256_of_file(path)
 
 
-def _say(stage: Stage, artifact: Artifact) -> None:
+def _say(stage: Stage, artifact: Artifact, store: Store) -> None:
     state = "[dim]cached[/]" if artifact.cached else f"[green]done[/] in {artifact.seconds:.1f} s"
-    out.print(f"{stage.artifact:<12} {artifact.address.fingerprint}  {state}")
+    out.print(f"{stage.artifact:<12} {artifact.address.fingerprint}  {state}{_carried_over(stage, store)}")
+
+
+def _carried_over(stage: Stage, store: Store) -> str:
+    """That photos could not be fetched this time and are last time's, and why."""
+    manifest = read_manifest(store, stage.address) if stage.artifact == "photos" else None
+    why = manifest.metrics.get("carried_over") if manifest else None
+    if not manifest or not why:
+        return ""
+    named = ", ".join(f"{count} of {escape(reason)}" for reason, count in islice(why.items(), 3))
+    return f"\n  [yellow]{manifest.counts['carried_over']} photos carried over[/]: {named}"
 
 
 def _say_plan(stages: list[Stage], pipeline: Pipeline, store: Store, words: str, *, refresh: bool) -> None:

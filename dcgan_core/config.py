@@ -175,6 +175,9 @@ class ScrapeConfig(Section):
     """Web sources: take a finished scrape up again and fetch what failed, and only that."""
     max_failure_rate: Share = effort(0.9)
     """Stop with TooManyFailures when a larger share of the items than this fails."""
+    max_shrink: Share = effort(0.2)
+    """Stop with SourceShrunk if a larger share than this of the photos that were usable last time is missing
+    now; 1: never stop. A photo that was carried over is not missing, an excluded one does not count."""
 
     @model_validator(mode="after")
     def _path_is_given(self) -> ScrapeConfig:

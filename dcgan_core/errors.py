@@ -137,6 +137,43 @@ class TooManyFailures(DcganError):
         )
 
 
+class SourceShrunk(DcganError):
+    """The stage's second brake: too many photos of last time are missing, so a training would see a fraction.
+
+    ``places`` are hosts, folders or files: name, photos missing there, photos usable there last time, and
+    the commonest reason; those that miss most come first.
+    """
+
+    def __init__(
+        self,
+        edition: str,
+        missing: int,
+        before: int,
+        limit: float,
+        places: tuple[tuple[str, int, int, str], ...],
+    ) -> None:
+        super().__init__(edition, missing, before, limit, places)
+        self.edition, self.missing, self.before, self.limit = edition, missing, before, limit
+        self.places = places
+
+    def __str__(self) -> str:
+        named = [f"{place} {gone} of {there} ({why})" for place, gone, there, why in self.places[:_NAMED]]
+        if len(self.places) > _NAMED:
+            named.append(f"and {len(self.places) - _NAMED} more")
+        return (
+            f"scrape: {self.missing} of the {self.before} photos that were usable in {self.edition} are "
+            f"missing ({self.missing / self.before:.0%}; scrape.max_shrink allows {self.limit:.0%}): "
+            f"{', '.join(named)}. What was fetched is kept. If this is a fault (a host that is down, a "
+            "folder that is not mounted, a list that is cut off), fix it and run the same command again: "
+            "only what is missing is asked for. If it is intended, continue with what is there (nothing is "
+            "fetched again): -o scrape.max_shrink=1"
+        )
+
+
+_NAMED = 6
+"""Places named in a message; the error holds all of them."""
+
+
 class NotEnoughMemory(DcganError):
     """A preset that cannot fit this machine, found before the work starts."""
 

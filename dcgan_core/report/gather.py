@@ -137,7 +137,7 @@ def _drops(store: Store, manifest: Manifest, step: str, prefix: str) -> list[Dro
     dropped = {
         status: count
         for status, count in manifest.counts.items()
-        if status not in ("ok", "items", "photos") and count
+        if status not in ("ok", "items", "photos", "carried_over") and count
     }
     words = reasons(store, manifest, prefix) if dropped else {}
     return [

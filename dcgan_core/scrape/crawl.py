@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dcgan_core.artifacts import Address, Receipt, now, write_receipt
 from dcgan_core.exclusions import Exclusions
 from dcgan_core.journal import Journal
 from dcgan_core.progress import Progress
-from dcgan_core.scrape.earlier import Earlier
-from dcgan_core.scrape.fetch import Fetcher, Manners
+from dcgan_core.scrape.earlier import Earlier, Known, carried_over
+from dcgan_core.scrape.fetch import Fetcher, Manners, Validators
 from dcgan_core.scrape.photos import (
     FACTS,
     FETCHES,
     PHOTOS,
+    count_carried,
     count_outcomes,
     excluded_row,
     fetch_row,
@@ -59,6 +60,8 @@ class _OpenPart:
     rows: list[dict[str, Any]]
     excluded: Mapping[str, str]
     journal: Journal
+    facts: Mapping[str, Mapping[str, Any]]
+    """Rows of what is fetched, by key."""
     missing: int = 0
     sending: set[asyncio.Task[None]] = field(default_factory=set)
     """Segments of the journal on their way to an object store."""
@@ -143,13 +146,16 @@ class Crawl:
         task = self._task
         path = f"{task.address.path}/journal/{part.payload.base}"
         journal = Journal(task.store, path, sent_by_others=True)
-        opened = _OpenPart(part, task.rows_of(part), task.excluded_of(part), journal)
+        rows = task.rows_of(part)
+        facts = {row["key"]: row for row in rows if row["status"] == "ok"}
+        opened = _OpenPart(part, rows, task.excluded_of(part), journal, facts)
         self._parts[part.index] = opened
         self._open.add(part.index)
         self._open_in_lane[part.lane] += 1
         missing = []
         for row in opened.rows:
-            if row["status"] != "ok" or row["key"] in opened.excluded or row["key"] in journal.entries:
+            done = row["key"] in journal.entries and not _is_kept(journal, row["key"])
+            if row["status"] != "ok" or row["key"] in opened.excluded or done:
                 self._seen += 1
             else:
                 missing.append(Item(row["key"], row["url"], url=row["url"]))
@@ -191,17 +197,16 @@ class Crawl:
             self._ended.put_nowait(error)
 
     async def _one(self, opened: _OpenPart, item: Item) -> None:
-        known = self._task.earlier.find(item.key) if self._task.earlier else None
-        outcome, validators = None, None
-        if known and self._task.earlier:
-            if self._task.earlier.as_of == self._task.as_of:  # the same day: there is nothing to ask
-                outcome = self._taken_over(item, known)
-            else:
-                validators = known.validators
+        known = self._known(opened, item.key)
+        outcome = None
+        if known and known.as_of == self._task.as_of and not known.was_carried:
+            outcome = self._taken_over(item, known)  # the same day: there is nothing to ask
         if outcome is None:
-            outcome = await self._fetcher.fetch(item, validators)
+            outcome = await self._fetcher.fetch(item, known.validators if known else None)
             if outcome.status == "unchanged":
                 outcome = self._taken_over(item, known, outcome) or await self._fetcher.fetch(item)
+            facts, max_bytes = opened.facts[item.key], self._fetcher.manners.max_bytes
+            outcome = carried_over(outcome, known, facts, max_bytes)
         _write(opened.journal, outcome)
         if opened.journal.is_full:
             self._send(opened)
@@ -212,10 +217,15 @@ class Crawl:
         if not opened.missing:
             self._start(self._commit(opened))
 
-    def _taken_over(self, item: Item, known: Any, answer: Outcome | None = None) -> Outcome | None:
-        earlier = self._task.earlier
-        body = earlier.body(known) if earlier and known else None
-        if body is None:
+    def _known(self, opened: _OpenPart, key: str) -> Known | None:
+        """The photo of a key as this edition has carried it over, or as an earlier one has it."""
+        if key in opened.journal.entries:
+            return _kept(opened.journal, key, opened.facts[key]["licence"])
+        return self._task.earlier.find(key) if self._task.earlier else None
+
+    def _taken_over(self, item: Item, known: Known | None, answer: Outcome | None = None) -> Outcome | None:
+        body = known.body() if known else None
+        if known is None or body is None:
             return None
         return Outcome(
             item,
@@ -272,6 +282,8 @@ class Crawl:
         )
         statuses, reasons = count_outcomes(counts)
         metrics = {"base": part.payload.base, "excluded": sorted(opened.excluded), "reasons": reasons}
+        if carried := count_carried(fetches):
+            metrics["carried_over"] = carried
         receipt = Receipt(part=part.index, key=part.key, files=files, counts=statuses, metrics=metrics)
         # The receipt comes before the journal goes: at no moment is there neither.
         write_receipt(task.store, task.address, receipt)
@@ -291,6 +303,8 @@ class Crawl:
         row = photo_row(outcome, self._task.max_pixels, _facts(candidate), self._task.exclusions)
         if row["status"] == "excluded":
             outcome = Outcome(item, "excluded")
+        elif row["status"] != "ok":
+            outcome = replace(outcome, carried_over=None, carried_over_reason=None)
         return row, fetch_row(outcome, at)
 
     async def _flush_now_and_then(self) -> None:
@@ -300,12 +314,38 @@ class Crawl:
                 self._send(opened)
 
 
+_KEPT = "kept"
+"""Status in a journal of a photo that was carried over, and is asked for again; no row ever has it."""
+
+
 def journal_row(journal: Journal, row: Mapping[str, Any], fetched: Mapping[str, Any]) -> None:
-    """Put a row of a committed part back into a journal, so that its url is not asked for again."""
+    """Put a photo of a committed part back into a journal, so that its url is not asked for again.
+
+    One that was carried over is asked for again: it is kept for the case that it fails again.
+    """
     names = ("attempts", "seconds", "http_status", "etag", "last_modified", "final_url")
     record = {name: fetched[name] for name in names}
     record |= {"status": row["status"], "reason": row["reason"], "at": fetched["fetched_at"]}
+    if fetched.get("carried_over"):
+        record |= {"status": _KEPT, "carried_over": fetched["carried_over"]}
     journal.append(row["key"], record, row["image"])
+
+
+def _is_kept(journal: Journal, key: str) -> bool:
+    return journal.entries[key].record["status"] == _KEPT
+
+
+def _kept(journal: Journal, key: str, licence: str | None) -> Known:
+    record = journal.entries[key].record
+    return Known(
+        body=lambda: journal.body(key),
+        validators=Validators(record["etag"], record["last_modified"]),
+        final_url=record["final_url"],
+        licence=licence,
+        as_of=None,
+        since=record["carried_over"],
+        was_carried=True,
+    )
 
 
 def _write(journal: Journal, outcome: Outcome) -> None:
@@ -319,6 +359,8 @@ def _write(journal: Journal, outcome: Outcome) -> None:
         "final_url": outcome.final_url,
         "attempts": outcome.attempts,
         "seconds": outcome.seconds,
+        "carried_over": outcome.carried_over,
+        "carried_over_reason": outcome.carried_over_reason,
         "at": now(),
     }
     said = {name: value for name, value in record.items() if value is not None}

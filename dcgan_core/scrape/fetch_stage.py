@@ -16,9 +16,10 @@ from dcgan_core.config import Json, ScrapeConfig
 from dcgan_core.exclusions import Exclusions, photos_key, read_exclusions
 from dcgan_core.journal import Journal
 from dcgan_core.progress import Progress
+from dcgan_core.scrape.brakes import judged, was_stopped
 from dcgan_core.scrape.crawl import Crawl, Task, journal_row
-from dcgan_core.scrape.earlier import earlier_edition
-from dcgan_core.scrape.photos import NOT_TRIED, photos_summary
+from dcgan_core.scrape.earlier import earlier_editions, is_from_web
+from dcgan_core.scrape.photos import NOT_TRIED
 from dcgan_core.scrape.web import manners_of
 from dcgan_core.stage import Part, Stage, Summary
 from dcgan_core.storage import Store
@@ -81,7 +82,7 @@ class Fetch(Stage):
             max_pixels=self.config.max_pixels,
             exclusions=read_exclusions(store),
             as_of=str(self.config.as_of) if self.config.as_of else None,
-            earlier=earlier_edition(store, self.address.fingerprint),
+            earlier=earlier_editions(store, self.address.fingerprint, is_from_web),
         )
         with asyncio.Runner() as runner:
             crawl = Crawl(task, manners_of(self.config), parts, progress)
@@ -93,21 +94,22 @@ class Fetch(Stage):
                 runner.run(crawl.__aexit__())
 
     def wants_more(self, store: Store, manifest: Manifest) -> bool:
-        return self.config.retry_failed and any(set(part.counts) - _SETTLED for part in manifest.parts)
+        return self.config.retry_failed and any(map(_has_failed, manifest.parts))
 
     def prepare(self, store: Store, parts: Sequence[Part]) -> Sequence[Part]:
-        """With ``retry_failed``: put what succeeded back into journals and take the parts up again."""
-        if not self.config.retry_failed:
+        """Take parts in which something failed up again, what succeeded put back into their journals: with
+        ``retry_failed``, or after a try that was stopped."""
+        if not self.config.retry_failed and not was_stopped(self, self.config, store, parts):
             return parts
-        planned = {part.index: part for part in parts}
-        for index, receipt in read_receipts(store, self.address).items():
-            part = planned.get(index)
-            if part and part.key == receipt.key and set(receipt.counts) - _SETTLED:
+        done = read_receipts(store, self.address)
+        for part in parts:
+            receipt = done.get(part.index)
+            if receipt and part.key == receipt.key and _has_failed(receipt):
                 self._reopen(store, part, receipt)
         return parts
 
     def finish(self, store: Store, receipts: Sequence[Receipt]) -> Summary:
-        summary = photos_summary(store, self.address, receipts, self.config.max_failure_rate)
+        summary = judged(self, self.config, store, receipts)
         store.delete(f"{self.address.path}/journal")
         return summary
 
@@ -122,6 +124,11 @@ class Fetch(Stage):
                 journal_row(journal, row, fetched)
         journal.close()
         store.delete(f"{self.address.path}/receipts/{receipt.part:05d}.json")
+
+
+def _has_failed(receipt: Receipt) -> bool:
+    """Whether something of a part could not be fetched, carried over or not."""
+    return bool(set(receipt.counts) - _SETTLED or receipt.metrics.get("carried_over"))
 
 
 def _excluded(

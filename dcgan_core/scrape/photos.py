@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from dcgan_core import images
-from dcgan_core.artifacts import Address, Receipt, now
+from dcgan_core.artifacts import Receipt, now
 from dcgan_core.errors import DecodeError, NoUsableData, TooManyFailures
 from dcgan_core.exclusions import NOTHING, Exclusions
 from dcgan_core.scrape.sources import Outcome
 from dcgan_core.stage import Summary
-from dcgan_core.storage import Store, sha256_hex
+from dcgan_core.storage import sha256_hex
 
 PHOTOS = pa.schema(
     [
@@ -51,9 +51,15 @@ FETCHES = pa.schema(
         ("etag", pa.string()),
         ("last_modified", pa.string()),
         ("final_url", pa.string()),
+        ("carried_over", pa.string()),
+        ("carried_over_reason", pa.string()),
     ]
 )
-"""What differs from run to run; outside the data hash."""
+"""What differs from run to run; outside the data hash. Tables of older versions lack the last two columns.
+
+``carried_over`` says of a photo that could not be fetched this time where its bytes are from: the day
+(scrape.as_of) or the edition for which they were fetched. The bytes are the same, so the data hash is, too.
+"""
 
 FACTS = ("page_url", "query", "caption", "licence", "licence_url", "artist", "credit", "restrictions")
 """What a source may know of a photo before it is fetched."""
@@ -70,7 +76,9 @@ PASSING = {
     "host_down",
     "robots_unreachable",
 }
-"""Statuses of failures that may pass."""
+"""Statuses of failures that may pass; of ``http_error`` not every one (see ``may_pass``)."""
+
+_PASSING_CLIENT_ERRORS = {408, 425, 429}
 
 _ANY_TYPE = {"", "application/octet-stream", "binary/octet-stream", "application/binary"}
 _SAME_TYPE = {
@@ -113,6 +121,16 @@ def photo_row(
     return row
 
 
+def may_pass(status: str, http_status: int | None) -> bool:
+    """Whether an item failed for a reason that may pass: silence, a host that is down, 5xx, 408, 425, 429.
+
+    Other answers (404, 410, 403, robots.txt, opt-outs, bytes that are no photo) say something of the item.
+    """
+    if status == "http_error" and http_status is not None:
+        return http_status >= 500 or http_status in _PASSING_CLIENT_ERRORS
+    return status in PASSING
+
+
 def excluded_row(key: str, why: str) -> dict[str, Any]:
     """The row of an excluded item: that there was one, and nothing about it."""
     return {"key": key, "status": "excluded", "reason": why}
@@ -129,7 +147,17 @@ def fetch_row(outcome: Outcome, at: str | None = None) -> dict[str, Any]:
         "etag": outcome.etag,
         "last_modified": outcome.last_modified,
         "final_url": outcome.final_url,
+        "carried_over": outcome.carried_over,
+        "carried_over_reason": outcome.carried_over_reason,
     }
+
+
+def count_carried(fetches: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Numbers of photos carried over, by "since: reason" for the commonest."""
+    counts = Counter(
+        f"{row['carried_over']}: {row['carried_over_reason']}" for row in fetches if row["carried_over"]
+    )
+    return dict(counts.most_common(_REASONS_KEPT))
 
 
 def count_outcomes(rows: Counter[tuple[str, str]]) -> tuple[dict[str, int], dict[str, int]]:
@@ -145,33 +173,34 @@ def count_outcomes(rows: Counter[tuple[str, str]]) -> tuple[dict[str, int], dict
 _REASONS_KEPT = 50
 
 
-def photos_summary(
-    store: Store, address: Address, receipts: Sequence[Receipt], max_failure_rate: float
-) -> Summary:
-    """Counts of all parts. NoUsableData and TooManyFailures; what may pass is then tried again next time."""
-    counts, reasons = Counter[str](), Counter[str]()
+def photos_summary(receipts: Sequence[Receipt], max_failure_rate: float) -> Summary:
+    """Counts of all parts. Raises NoUsableData and TooManyFailures."""
+    counts, reasons, carried = Counter[str](), Counter[str](), Counter[str]()
     for receipt in receipts:
         counts.update(receipt.counts)
         reasons.update(receipt.metrics.get("reasons", {}))
+        carried.update(receipt.metrics.get("carried_over", {}))
     total, left_out = counts.total(), sum(counts[status] for status in NOT_TRIED)
     rate = (total - left_out - counts["ok"]) / max(1, total)
-    too_many = rate > max_failure_rate
-    if too_many or not counts["ok"]:
-        for receipt in receipts:  # what may pass is tried again by the next run
-            if receipt.counts.keys() & PASSING:
-                store.delete(f"{address.path}/receipts/{receipt.part:05d}.json")
     if not counts["ok"]:
         advice = (
             "No item of the source is a usable photo: look at the reasons and mend them. What may pass "
             "is tried again by the next run, all of it with --refresh"
         )
         raise NoUsableData("scrape", dict(counts), advice)
-    if too_many:
+    if rate > max_failure_rate:
         raise TooManyFailures("scrape", rate, max_failure_rate, dict(counts))
     return Summary(
-        counts={"items": total, **dict(sorted(counts.items()))},
-        metrics={"reasons": dict(reasons.most_common(_REASONS_KEPT))},
+        counts={"items": total, **dict(sorted(counts.items())), **_if_any("carried_over", carried.total())},
+        metrics={
+            "reasons": dict(reasons.most_common(_REASONS_KEPT)),
+            **_if_any("carried_over", dict(carried.most_common(_REASONS_KEPT))),
+        },
     )
+
+
+def _if_any(name: str, value: Any) -> dict[str, Any]:
+    return {name: value} if value else {}
 
 
 def _judged(outcome: Outcome, data: bytes, max_pixels: int, facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -51,6 +51,10 @@ class Outcome:
     last_modified: str | None = None
     declared: str | None = None
     """Content-Type of the answer, if there was one."""
+    carried_over: str | None = None
+    """Where ``data`` was kept from last time: the day (scrape.as_of) or the edition it was fetched for."""
+    carried_over_reason: str | None = None
+    """Why it could not be fetched this time."""
 
 
 PART_BYTES = 64 * 2**20

@@ -5,22 +5,25 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, ClassVar
 
-from dcgan_core.artifacts import Receipt
+from dcgan_core.artifacts import Manifest, Receipt, read_receipts
 from dcgan_core.config import Json, ScrapeConfig
 from dcgan_core.errors import NoUsableData
 from dcgan_core.exclusions import photos_key, read_exclusions
 from dcgan_core.progress import Progress
+from dcgan_core.scrape.brakes import judged, was_stopped
+from dcgan_core.scrape.earlier import Earlier, carried_over, earlier_editions, is_from_web
 from dcgan_core.scrape.photos import (
     FETCHES,
+    PASSING,
     PHOTOS,
+    count_carried,
     count_outcomes,
     excluded_row,
     fetch_row,
     photo_row,
-    photos_summary,
 )
 from dcgan_core.scrape.sources import Item, Outcome, PassesOver, Source, chunks, open_source
 from dcgan_core.stage import Part, Stage, Summary
@@ -82,6 +85,10 @@ class Scrape(Stage):
         fetches: list[dict[str, Any]] = []
         counts = Counter[tuple[str, str]]()
 
+        @cache
+        def earlier() -> Earlier:
+            return earlier_editions(store, self.address.fingerprint, self._is_like)
+
         def rows() -> Iterator[dict[str, Any]]:
             wanted = [item for item in items if item.state != REPEATED and item.key not in excluded]
             outcomes = self._source.read(wanted)
@@ -93,6 +100,9 @@ class Scrape(Stage):
                     row = photo_row(outcome, self.config.max_pixels)
                 else:
                     outcome = next(outcomes)
+                    if outcome.status in PASSING:
+                        known = earlier().find(item.key)
+                        outcome = carried_over(outcome, known, {}, self.config.max_bytes)
                     row = photo_row(outcome, self.config.max_pixels, exclusions=exclusions)
                 if row["status"] == "excluded":
                     outcome = Outcome(item, "excluded")
@@ -109,13 +119,26 @@ class Scrape(Stage):
         )
         statuses, reasons = count_outcomes(counts)
         metrics = {"base": base, "excluded": sorted(excluded), "reasons": reasons}
+        if carried := count_carried(fetches):
+            metrics["carried_over"] = carried
         return Receipt(part=part.index, key=part.key, files=files, counts=statuses, metrics=metrics)
 
+    def prepare(self, store: Store, parts: Sequence[Part]) -> Sequence[Part]:
+        """After a try that was stopped, read again what could not be read."""
+        if was_stopped(self, self.config, store, parts):
+            for receipt in read_receipts(store, self.address).values():
+                if receipt.counts.keys() & PASSING or receipt.metrics.get("carried_over"):
+                    store.delete(f"{self.address.path}/receipts/{receipt.part:05d}.json")
+        return parts
+
     def finish(self, store: Store, receipts: Sequence[Receipt]) -> Summary:
-        summary = photos_summary(store, self.address, receipts, self.config.max_failure_rate)
+        summary = judged(self, self.config, store, receipts)
         if passed_over := self._passed_over():
             return replace(summary, metrics={**summary.metrics, "passed_over": passed_over})
         return summary
+
+    def _is_like(self, manifest: Manifest) -> bool:
+        return not is_from_web(manifest) and manifest.config == self.settings()
 
     def _passed_over(self) -> dict[str, int]:
         return self._source.passed_over() if isinstance(self._source, PassesOver) else {}

@@ -31,6 +31,7 @@ EFFORT_FIELDS = {
     "scrape.retries",
     "scrape.retry_base_seconds",
     "scrape.max_failure_rate",
+    "scrape.max_shrink",
     "crop.weights",
     "crop.photo_seconds",
     "dedup.codes_per_task",

@@ -124,6 +124,7 @@ def test_what_decides_the_images_of_the_named_set_changes_the_measures(
         ("scrape.timeout_seconds", 1.0),
         ("scrape.retries", 0),
         ("scrape.max_failure_rate", 0.5),
+        ("scrape.max_shrink", 1.0),
         ("crop.weights", "/some/where.onnx"),
         ("crop.photo_seconds", 3.0),
         ("train.log_every", 3),

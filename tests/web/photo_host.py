@@ -43,6 +43,8 @@ class PhotoHost(Double):
         long a good photo takes."""
         super().__init__(faults)
         self.robots, self.photos, self.hold_seconds = robots or {}, photos or {}, hold_seconds
+        self.instead: dict[str, int | bytes] = {}
+        """Statuses or other bodies by path, for as long as they are in here."""
         self.sent: Counter[str] = Counter()
         self.let_go = asyncio.Event()
 
@@ -51,6 +53,9 @@ class PhotoHost(Double):
         if path == "/robots.txt":
             rules = self.robots.get(host, 404)
             return web.Response(status=rules) if isinstance(rules, int) else web.Response(text=rules)
+        if path in self.instead:
+            other = self.instead[path]
+            return self._good(request, other) if isinstance(other, bytes) else web.Response(status=other)
         if path in self.photos:
             return self._good(request, self.photos[path])
         kind, _, rest = path.strip("/").partition("/")
