@@ -5,25 +5,21 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import TracebackType
 from uuid import UUID
 
-from prefect.artifacts import (
-    create_image_artifact,
-    create_link_artifact,
-    create_markdown_artifact,
-    create_progress_artifact,
-    create_table_artifact,
-    update_progress_artifact,
-)
+from prefect.artifacts import Artifact as Card
+from prefect.artifacts import ImageArtifact, LinkArtifact, MarkdownArtifact, TableArtifact
+from prefect.artifacts import ProgressArtifact as ProgressCard
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
+from prefect.client.schemas.filters import ArtifactFilter
 from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
 
 from dcgan_core.artifacts import Manifest, PartFile, read_manifest, read_part
-from dcgan_core.evaluate.published import aligned
-from dcgan_core.evaluate.score_table import HEAD, NUMBERS, QUALITY_HEAD, quality_lines, score_lines
+from dcgan_core.evaluate.score_table import HEAD, QUALITY_HEAD, quality_lines, score_lines
 from dcgan_core.images import data_uri
 from dcgan_core.progress import Pace, in_words
 from dcgan_core.serve import page_url
@@ -86,13 +82,8 @@ class ProgressArtifact:
             get_run_logger().warning("progress cannot be shown: %s: %s", type(error).__name__, error)
 
     def _show(self, percent: float, text: str) -> None:
-        if self._id is None:
-            created = create_progress_artifact(
-                percent, key=f"{self._stage.artifact}-progress", description=text
-            )
-            self._id = created if isinstance(created, UUID) else None
-        else:
-            update_progress_artifact(self._id, percent, description=text)
+        card = ProgressCard(progress=percent, key=f"{self._stage.artifact}-progress", description=text)
+        self._id = show(card, self._id)
 
     def _show_newest_picture(self) -> None:
         """One artifact that changes, with the key of the picture that is published in the end."""
@@ -105,14 +96,8 @@ class ProgressArtifact:
             return
         path = f"{SAMPLES}/{name}"
         picture = data_uri(self._store.read_bytes(self._stage.address.part_path(path)), "image/png")
-        if artifact is None:
-            created = create_image_artifact(picture, key=key, description=path)
-            if isinstance(created, UUID):
-                self._pictures[key] = (name, created)
-        else:
-            change = ArtifactUpdate(data=picture, description=path)
-            get_client(sync_client=True).update_artifact(artifact, change)
-            self._pictures[key] = (name, artifact)
+        card = ImageArtifact(image_url=picture, key=key, description=path)
+        self._pictures[key] = (name, show(card, artifact))
 
     def __exit__(
         self,
@@ -121,7 +106,7 @@ class ProgressArtifact:
         trace: TracebackType | None,
     ) -> None:
         if self._id is not None and error is None:
-            update_progress_artifact(self._id, 100.0, description=f"{self._stage.artifact}: done")
+            self._show(100.0, f"{self._stage.artifact}: done")
 
 
 def _newest(names: Sequence[str]) -> str:
@@ -129,32 +114,43 @@ def _newest(names: Sequence[str]) -> str:
     return max(names, key=lambda name: (name.partition("-")[2], name.startswith("ema")), default="")
 
 
+def show(card: Card, id_: UUID | None = None) -> UUID:
+    """Show a card of this flow run, in place of the one that has its key (an earlier try's); its id."""
+    client = get_client(sync_client=True)
+    if id_ is None:
+        same = {"key": {"any_": [card.key]}, "flow_run_id": {"any_": [flow_run.get_id()]}}
+        found = client.read_artifacts(artifact_filter=ArtifactFilter.model_validate(same), limit=1)
+        if not found:
+            return card.create().id  # pyright: ignore[reportAttributeAccessIssue]: not awaited here
+        id_ = found[0].id
+    client.update_artifact(id_, ArtifactUpdate(data=card.format(), description=card.description))
+    return id_
+
+
 def publish(stage: Stage, store: Store, artifact: Artifact, report_url: str = "") -> None:
-    """Counts and scores as tables, a summary as markdown, pictures as images, a link to its page."""
+    """A summary as markdown, scores as a table, pictures as images, a link to its page: each once."""
     manifest = read_manifest(store, artifact.address)
     if manifest is None:
         return
-    rows = [{"what": name, "count": count} for name, count in manifest.counts.items()]
-    create_table_artifact(
-        rows, key=f"{stage.artifact}-counts", description=f"{artifact.address} under {store.root}"
-    )
-    create_markdown_artifact(_summary(store, manifest, artifact), key=f"{stage.artifact}-summary")
+    show(MarkdownArtifact(markdown=_summary(manifest, artifact), key=f"{stage.artifact}-summary"))
     if stage.artifact == "scores":
         lines = [dict(zip(HEAD, line.cells, strict=True)) for line in score_lines(store, manifest)]
-        create_table_artifact(lines, key="scores-table", description="accuracy on the test images")
+        show(TableArtifact(table=lines, key="scores-table", description="accuracy on the test images"))
         for line in scores_in_words(store, manifest):
             get_run_logger().info(line)
     if stage.artifact == "quality":
         measured = quality_lines(store, manifest)
         figures = [dict(zip(QUALITY_HEAD, line.cells, strict=True)) for line in measured]
-        create_table_artifact(figures, key="quality-table", description="the generator's samples")
+        show(TableArtifact(table=figures, key="quality-table", description="the generator's samples"))
         for line in measured:
             get_run_logger().info(f"{line.title}: {line.value}")
     publish_page(stage, store, artifact, report_url)
     for file in _pictures(manifest):
         picture = data_uri(read_part(store, artifact.address, file), "image/png")
-        kind = file.name.rpartition("/")[2].partition("-")[0]
-        create_image_artifact(picture, key=f"{stage.artifact}-{kind}", description=file.name)
+        name = PurePath(file.name).stem.lower().replace("_", "-")
+        if stage.artifact == "train":  # in place of the one that was shown meanwhile, of an earlier step
+            name = name.partition("-")[0]
+        show(ImageArtifact(image_url=picture, key=f"{stage.artifact}-{name}", description=file.name))
 
 
 def publish_page(stage: Stage, store: Store, artifact: Artifact, report_url: str = "") -> None:
@@ -169,21 +165,14 @@ def publish_page(stage: Stage, store: Store, artifact: Artifact, report_url: str
         link = page_url(report_url, artifact.address)
     else:
         link = page if "://" in page else Path(page).absolute().as_uri()
-    create_link_artifact(
-        link, link_text=_PAGES[stage.artifact], key=f"{stage.artifact}-page", description=page
-    )
+    text = _PAGES[stage.artifact]
+    show(LinkArtifact(link=link, link_text=text, key=f"{stage.artifact}-page", description=page))
 
 
-def _summary(store: Store, manifest: Manifest, artifact: Artifact) -> str:
+def _summary(manifest: Manifest, artifact: Artifact) -> str:
     lines = [f"# {artifact.address}", "", f"`{artifact.uri}`", ""]
     lines += [f"- **{name}**: {value}" for name, value in manifest.counts.items()]
-    if manifest.artifact == "scores":
-        table = [HEAD, *(line.cells for line in score_lines(store, manifest))]
-        lines += ["", aligned(table, right=NUMBERS)]
-    elif manifest.artifact == "quality":
-        table = [QUALITY_HEAD, *(line.cells for line in quality_lines(store, manifest))]
-        lines += ["", aligned(table, right=(1, 2))]
-    else:
+    if manifest.artifact not in ("scores", "quality"):  # theirs are in a table beside this
         lines += [f"- {name}: {value}" for name, value in manifest.metrics.items()]
     provenance = manifest.provenance
     lines += ["", f"{provenance['seconds']} s, {provenance['parts_done']} parts done, "]

@@ -127,7 +127,7 @@ def test_a_flow_that_is_told_to_end_crashes_after_its_training_has_saved_and_a_r
     shutil.copytree(finished_root, root)
     monkeypatch.setenv("DCGAN_ROOT", str(root))
     monkeypatch.setenv("DCGAN_BACKEND", "local")
-    changed = tiny.changed(train__steps=1500, train__log_every=1, train__checkpoint_every=1500)
+    changed = tiny.changed(train__steps=400, train__log_every=1, train__checkpoint_every=400)
     stage = load_pipeline(tiny.preset, changed, upto="train").stages[-1]
     report, steps = LocalRuntime.report, []
 
@@ -148,14 +148,14 @@ def test_a_flow_that_is_told_to_end_crashes_after_its_training_has_saved_and_a_r
         signal.signal(signal.SIGTERM, before)
     assert ended == [signal.SIGTERM]
     saved = checkpoint.saved(Store(str(root)), stage.address)[-1].step
-    assert 50 < saved < 1500
+    assert 50 < saved < 400
     with get_client(sync_client=True) as client:
         states = {
             run.name: run.state_type for run in client.read_task_runs() if run.name.startswith("train/")
         }
     assert [str(state.value) for state in states.values() if state] == ["CRASHED"]
     train(tiny.preset, changed)
-    assert steps[steps.index(saved) + 1 :] == list(range(saved + 1, 1501))
+    assert steps[steps.index(saved) + 1 :] == list(range(saved + 1, 401))
 
 
 @pytest.mark.parametrize("base", ["", "http://pages.example:4201/"])
