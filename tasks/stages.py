@@ -40,8 +40,8 @@ def run_flow(flow: str, preset: str, overrides: Mapping[str, Any] | None, refres
     The configuration is read first, so that a wrong one fails in the flow's first second.
     """
     place = load_place()
-    pipeline = load_pipeline(preset, overrides, upto=flow, gpus=place.gpus)
     store = place.store()
+    pipeline = load_pipeline(preset, overrides, upto=flow, gpus=place.gpus, store=store)
     return [_make(stage, store, place, refresh).uri for stage in pipeline.of(flow)]
 
 
