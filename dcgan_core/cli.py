@@ -88,8 +88,8 @@ def run_command(
 
     place = load_place()
     overrides = dict(parse_override(text) for text in override or [])
-    pipeline = load_pipeline(preset, overrides, upto=stage, gpus=place.gpus)
     store = place.store()
+    pipeline = load_pipeline(preset, overrides, upto=stage, gpus=place.gpus, store=store)
     stages = pipeline.of(stage)
     if plan:
         words = shlex.join(["--preset", preset, *(word for text in override or [] for word in ("-o", text))])
@@ -354,8 +354,8 @@ def results(
         raise ConfigError("-o says what was run, so it needs --preset too")
     if preset is not None:
         overrides = dict(parse_override(text) for text in override or [])
-        pipeline = load_pipeline(preset, overrides, upto="evaluate")
         store = load_place().store()
+        pipeline = load_pipeline(preset, overrides, upto="evaluate", store=store)
         _, judged, measured = pipeline.of("evaluate")
         scores, quality = (read_manifest(store, stage.address) for stage in (judged, measured))
         if scores is None:
@@ -543,10 +543,11 @@ def dedup_eval(
     from dcgan_core.pipeline import load_pipeline
 
     overrides = dict(parse_override(text) for text in override or [])
-    stages = {stage.artifact: stage for stage in load_pipeline(preset, overrides, upto="dedup").stages}
+    store = load_place().store()
+    pipeline = load_pipeline(preset, overrides, upto="dedup", store=store)
+    stages = {stage.artifact: stage for stage in pipeline.stages}
     codes, dedup = stages["codes"], stages["dedup"]
     assert isinstance(codes, Codes)
-    store = load_place().store()
     if pairs is not None:
         manifest = dedup.input_manifest(store, "codes")
         found = evaluate_pairs(

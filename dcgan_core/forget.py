@@ -32,7 +32,7 @@ from dcgan_core.exclusions import Exclusion, Exclusions, exclude, photos_key, re
 from dcgan_core.journal import Journal
 from dcgan_core.progress import Progress, silent
 from dcgan_core.storage import Store, sha256_hex, sha256_of_file
-from dcgan_core.tables import parquet_options
+from dcgan_core.tables import decode_table, encode_rows, parquet_options
 
 _GATHERED = ("people", "searches", "candidates", "photos")
 """Kinds whose rows describe photos or people: rows are emptied where they are, the rest stays."""
@@ -297,6 +297,7 @@ def _clean_gathered(store: Store, exclusions: Exclusions, done: Forgotten) -> No
             ]
             receipts = read_receipts(store, address)
             if kind == "photos":
+                _clean_listing(store, address, {e.value for e in exclusions.entries if e.kind == "key"})
                 _rekey(store, address, receipts, exclusions)
             manifest = readable_manifest(store, address)
             if manifest:
@@ -381,6 +382,18 @@ def _clean_journals(store: Store, address: Address, exclusions: Exclusions) -> I
             yield name
         else:
             journal.close()
+
+
+def _clean_listing(store: Store, address: Address, keys: set[str]) -> None:
+    """Take the hashes of photos out of what was noted of a source's files (``scrape/listings.py``)."""
+    path = f"{address.path}/listing.parquet"
+    if not store.exists(path):
+        return
+    table = decode_table(store.read_bytes(path))
+    rows = table.to_pylist()
+    if any(row["key"] in keys and row["sha256"] for row in rows):
+        cleaned = [{**row, "sha256": None} if row["key"] in keys else row for row in rows]
+        store.write_bytes(path, encode_rows(cleaned, table.schema))
 
 
 def _rekey(store: Store, address: Address, receipts: dict[int, Receipt], exclusions: Exclusions) -> None:

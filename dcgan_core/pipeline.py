@@ -25,6 +25,7 @@ from dcgan_core.scrape.search import Searches
 from dcgan_core.scrape.stage import Scrape
 from dcgan_core.shard.stage import Shard
 from dcgan_core.stage import FLOWS, Stage
+from dcgan_core.storage import Store
 from dcgan_core.train.stage import Train
 
 SHOWN = (
@@ -61,16 +62,29 @@ class Pipeline:
 
 
 def load_pipeline(
-    preset: str, overrides: Mapping[str, Any] | None = None, *, upto: str = "all", gpus: int = -1
+    preset: str,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    upto: str = "all",
+    gpus: int = -1,
+    store: Store | None = None,
 ) -> Pipeline:
     """The stages that a preset and overrides mean, up to and including a flow.
 
-    Sources are looked at (listings, hashes), nothing is computed. Raises ConfigError.
+    Sources are looked at (listings, hashes), nothing is computed. In a ``store`` files whose times have
+    changed are known again by their bytes. Raises ConfigError.
     """
-    return build(load_config(preset, overrides), preset, upto=upto, gpus=gpus)
+    return build(load_config(preset, overrides), preset, upto=upto, gpus=gpus, store=store)
 
 
-def build(config: PipelineConfig, preset: str, *, upto: str = "all", gpus: int = -1) -> Pipeline:
+def build(
+    config: PipelineConfig,
+    preset: str,
+    *,
+    upto: str = "all",
+    gpus: int = -1,
+    store: Store | None = None,
+) -> Pipeline:
     """The stages of a configuration. Those after ``upto`` are left out, so their sources need not exist."""
     if upto != "all" and upto not in FLOWS:
         raise ConfigError(f"there is no stage {upto!r}; stages: {', '.join(FLOWS)}, all")
@@ -95,7 +109,7 @@ def build(config: PipelineConfig, preset: str, *, upto: str = "all", gpus: int =
     if "candidates" in made:
         add(Fetch(seed, inputs("candidates"), preset, config.scrape))
     else:
-        add(Scrape(seed, {}, preset, config.scrape))
+        add(Scrape(seed, {}, preset, config.scrape, store))
     if "crop" in wanted:
         add(Crop(seed, inputs("photos"), preset, config.crop))
     if "dedup" in wanted:

@@ -46,8 +46,8 @@ def run_flow(
     """
     place = load_place()
     chosen = dated(overrides, begin_run(as_of, place.root))
-    pipeline = load_pipeline(preset, chosen, upto=flow, gpus=place.gpus)
     store = place.store()
+    pipeline = load_pipeline(preset, chosen, upto=flow, gpus=place.gpus, store=store)
     return [_make(stage, store, place, refresh).uri for stage in pipeline.of(flow)]
 
 

@@ -275,5 +275,5 @@ def tiny_over(photos: Path) -> Tiny:
 
 def make_all(tiny: Tiny, store: Store, overrides: dict[str, Any] | None = None) -> dict[str, Artifact]:
     """Run the whole pipeline here, in this process; what came of each stage, by artifact."""
-    stages = load_pipeline(tiny.preset, overrides or tiny.overrides).stages
+    stages = load_pipeline(tiny.preset, overrides or tiny.overrides, store=store).stages
     return {stage.artifact: run(stage, store, LocalBackend(1)) for stage in stages}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from dcgan_core.artifacts import fingerprint_of
 from dcgan_core.config import Json, ScrapeConfig
 from dcgan_core.images import encode_png
-from dcgan_core.scrape.image_sets import check_split, explained, files_identity, provide, root_of
+from dcgan_core.scrape.image_sets import check_split, explained, files_identity, known_files, provide, root_of
+from dcgan_core.scrape.listings import Listings
 from dcgan_core.scrape.sources import Item, Outcome, checked, item_key
 
 SPLITS = {"cifar10": ("train", "test"), "svhn": ("train", "test", "extra"), "mnist": ("train", "test")}
@@ -43,6 +44,7 @@ class ArraySource:
     """
 
     config: ScrapeConfig
+    known: Listings = field(default_factory=Listings, compare=False, repr=False)
 
     def identity(self) -> dict[str, Json]:
         """Names, sizes and times of the split's files, none of which is opened."""
@@ -50,18 +52,18 @@ class ArraySource:
 
     def items(self) -> Sequence[Item]:
         pixels, _ = self._opened()
-        state = self._state
+        state, seen = fingerprint_of(self._files, 16), self._seen
         items = []
         for index in range(len(pixels))[: self.config.limit]:
             locator = f"{self.config.source}/{self._split}#{index}"
-            items.append(Item(item_key(locator), locator, state, offset=index, url=locator))
+            items.append(Item(item_key(locator), locator, state, offset=index, url=locator, seen=seen))
         return items
 
     def read(self, items: Sequence[Item]) -> Iterator[Outcome]:
         pixels, labels = self._opened()
-        state = self._state
+        seen = self._seen
         for item in items:
-            if item.state != state or item.offset is None:
+            if item.seen != seen or item.offset is None:
                 yield Outcome(item, "read_failed", "the set's files are not those that were listed")
                 continue
             png = encode_png(np.ascontiguousarray(pixels[item.offset]))
@@ -69,11 +71,11 @@ class ArraySource:
 
     def _opened(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         with explained(self.config):
-            return open_arrays(self.config.source, str(root_of(self.config)), self._split, self._state)
+            return open_arrays(self.config.source, str(root_of(self.config)), self._split, self._seen)
 
     @property
-    def _state(self) -> str:
-        return fingerprint_of(self._files, 16)
+    def _seen(self) -> str:
+        return fingerprint_of(files_identity(root_of(self.config), self._own), 16)
 
     @property
     def _split(self) -> str:
@@ -81,6 +83,10 @@ class ArraySource:
 
     @cached_property
     def _files(self) -> list[Json]:
+        return known_files(root_of(self.config), self._own, self.known)
+
+    @cached_property
+    def _own(self) -> list[str]:
         root, split = root_of(self.config), self._split
         needed, own = files_of(self.config.source, split)
         legacy = list(_MNIST_LEGACY.values())
@@ -93,7 +99,7 @@ class ArraySource:
         )
         set_of = (self.config.source, str(root), split)
         provide(self.config, needed, lambda: torchvision_set(*set_of, download=True), hint)
-        return files_identity(root, own)
+        return own
 
 
 def files_of(source: str, split: str) -> tuple[list[str], list[str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -12,7 +12,8 @@ import fsspec
 from dcgan_core.artifacts import fingerprint_of
 from dcgan_core.config import Json, ScrapeConfig
 from dcgan_core.errors import ConfigError
-from dcgan_core.scrape.image_sets import check_split, explained, listing, provide, root_of
+from dcgan_core.scrape.image_sets import check_split, explained, known_listing, provide, root_of
+from dcgan_core.scrape.listings import Listings
 from dcgan_core.scrape.sources import Item, Outcome, item_key, listing_identity, printable, read_item
 
 _CELEBA_SPLITS = {"train": 0, "valid": 1, "test": 2, "all": None}
@@ -29,6 +30,7 @@ class CelebaSource:
     """
 
     config: ScrapeConfig
+    known: Listings = field(default_factory=Listings, compare=False, repr=False)
 
     def identity(self) -> dict[str, Json]:
         return {"split": self.config.split, **listing_identity(self.items())}
@@ -48,7 +50,7 @@ class CelebaSource:
         root = root_of(self.config)
         names = [name for name, of_split in _partition(root) if split is None or of_split == split]
         labels = _attributes(root, attribute) if attribute else {}
-        files = listing(root / _CELEBA_IMAGES)
+        files = known_listing(root / _CELEBA_IMAGES, self.known)
         return [_item(name, files, labels.get(name)) for name in names[: self.config.limit]]
 
     @property
@@ -71,6 +73,7 @@ class ImageNetSource:
     """Photos of ImageNet-1k in torchvision's order and with its classes; listed by names, none is opened."""
 
     config: ScrapeConfig
+    known: Listings = field(default_factory=Listings, compare=False, repr=False)
 
     def identity(self) -> dict[str, Json]:
         """Number of files, and names, sizes and times of them."""
@@ -111,7 +114,7 @@ class ImageNetSource:
             "-o scrape.download=true. A folder for each class, without these archives, is "
             "scrape.source=imagefolder",
         )
-        return listing(self._folder)
+        return known_listing(self._folder, self.known)
 
     def _unpack(self) -> None:
         from torchvision import datasets

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 from urllib.error import URLError
 
 from dcgan_core.config import Json, ScrapeConfig
 from dcgan_core.errors import ConfigError, DcganError, FetchError
+from dcgan_core.scrape.listings import Listed, Listings, sha256_unchanged
 
 if TYPE_CHECKING:
     from dcgan_core.scrape.sources import Source
@@ -33,19 +34,19 @@ class SetFiles(Protocol):
     def download(self) -> bool: ...
 
 
-def open_image_set(config: ScrapeConfig) -> Source:
+def open_image_set(config: ScrapeConfig, known: Listings) -> Source:
     """The source of a set; torchvision is imported when its files are opened, not before."""
     if config.source in ARRAY_SETS:
         from dcgan_core.scrape.array_sets import ArraySource
 
-        return ArraySource(config)
+        return ArraySource(config, known)
     if config.source == "lsun":
         from dcgan_core.scrape.lsun import LsunSource
 
-        return LsunSource(config)
+        return LsunSource(config, known)
     from dcgan_core.scrape.file_sets import CelebaSource, ImageNetSource
 
-    return CelebaSource(config) if config.source == "celeba" else ImageNetSource(config)
+    return (CelebaSource if config.source == "celeba" else ImageNetSource)(config, known)
 
 
 def root_of(config: SetFiles, key: str = "scrape.path") -> Path:
@@ -129,6 +130,26 @@ def listing(folder: Path) -> dict[str, tuple[int, float]]:
                     status = entry.stat()
                     found[prefix + entry.name] = (status.st_size, status.st_mtime)
     return dict(sorted(found.items()))
+
+
+def known_listing(folder: Path, known: Listings) -> dict[str, tuple[int, float]]:
+    """``listing`` with the times that files go by."""
+    found = listing(folder)
+    files = [Listed(name, size, changed) for name, (size, changed) in found.items()]
+    times = known.stamps(files, lambda file: sha256_unchanged(folder / file.name, *found[file.name]))
+    return {file.name: (file.size, cast("float", time)) for file, time in zip(files, times, strict=True)}
+
+
+def known_files(root: Path, names: Sequence[str], known: Listings) -> list[Json]:
+    """``files_identity`` with the times that files go by; each holds many photos."""
+    listed = cast("list[tuple[str, int, float]]", files_identity(root, names))
+    files = [Listed(name, size, changed) for name, size, changed in listed]
+
+    def digest(file: Listed) -> str | None:
+        return sha256_unchanged(root / file.name, file.size, cast("float", file.stamp))
+
+    times = known.stamps(files, digest, noted_whole=digest)
+    return [[file.name, file.size, time] for file, time in zip(files, times, strict=True)]
 
 
 def files_identity(root: Path, names: Sequence[str]) -> list[Json]:

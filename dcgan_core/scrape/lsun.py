@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby, islice
 from typing import TYPE_CHECKING
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from dcgan_core.artifacts import fingerprint_of
 from dcgan_core.config import Json, ScrapeConfig
 from dcgan_core.errors import ConfigError
-from dcgan_core.scrape.image_sets import files_identity, provide, root_of
+from dcgan_core.scrape.image_sets import files_identity, known_files, provide, root_of
+from dcgan_core.scrape.listings import Listings
 from dcgan_core.scrape.sources import Item, Outcome, checked, item_key, printable
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class LsunSource:
     """
 
     config: ScrapeConfig
+    known: Listings = field(default_factory=Listings, compare=False, repr=False)
 
     def identity(self) -> dict[str, Json]:
         """The classes, and name, size and time of their databases, none of which is opened."""
@@ -50,7 +52,8 @@ class LsunSource:
         return {"classes": classes, "files": len(listed), "listing": fingerprint_of(listed, 64)}
 
     def items(self) -> Sequence[Item]:
-        states, limit = self._states, self.config.limit
+        states, limit = self._states(self._files), self.config.limit
+        seen = self._states(self._listed)
         items: list[Item] = []
         for label, name in enumerate(self._classes):
             with self._opened(name) as keys:
@@ -58,13 +61,15 @@ class LsunSource:
                 for key in islice(keys.cursor().iternext(keys=True, values=False), wanted):
                     locator = f"{name}/{bytes(key).decode('latin-1')}"
                     state, url = states[name], printable(locator)
-                    items.append(Item(item_key(locator), locator, state, url=url, label=label))
+                    items.append(
+                        Item(item_key(locator), locator, state, url=url, label=label, seen=seen[name])
+                    )
         return items
 
     def read(self, items: Sequence[Item]) -> Iterator[Outcome]:
-        states = self._states
-        for (name, state), same in groupby(items, key=lambda item: (_class_of(item), item.state)):
-            if states.get(name) != state:
+        states = self._states(self._listed)
+        for (name, seen), same in groupby(items, key=lambda item: (_class_of(item), item.seen)):
+            if states.get(name) != seen:
                 yield from (Outcome(each, "read_failed", "its database has changed") for each in same)
                 continue
             while some := list(islice(same, _READ_AT_ONCE)):
@@ -90,6 +95,14 @@ class LsunSource:
 
     @cached_property
     def _files(self) -> list[Json]:
+        return known_files(root_of(self.config), self._names, self.known)
+
+    @property
+    def _listed(self) -> list[Json]:
+        return files_identity(root_of(self.config), self._names)
+
+    @cached_property
+    def _names(self) -> list[str]:
         names = [f"{name}_lmdb/data.mdb" for name in self._classes]
         provide(
             self.config,
@@ -98,13 +111,10 @@ class LsunSource:
             "torchvision cannot download LSUN: get and unzip its databases (github.com/fyu/lsun), or ask for "
             "those you have, for example -o scrape.split=bedroom_train",
         )
-        return files_identity(root_of(self.config), names)
+        return names
 
-    @property
-    def _states(self) -> dict[str, str]:
-        return {
-            name: fingerprint_of(listed, 16) for name, listed in zip(self._classes, self._files, strict=True)
-        }
+    def _states(self, files: list[Json]) -> dict[str, str]:
+        return {name: fingerprint_of(file, 16) for name, file in zip(self._classes, files, strict=True)}
 
     @contextmanager
     def _opened(self, name: str) -> Iterator[lmdb.Transaction]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 
 from dcgan_core.config import Json, ScrapeConfig
 from dcgan_core.errors import ConfigError
-from dcgan_core.scrape.sources import Item, Outcome, checked, item_key, listing_identity, state_of
+from dcgan_core.scrape.listings import Listings
+from dcgan_core.scrape.sources import Item, Outcome, checked, item_key, known_states, listing_identity
 from dcgan_core.storage import open_location
 
 
@@ -22,6 +23,7 @@ class ParquetSource:
     """Encoded images in a column of parquet files (a file, or all ``*.parquet`` below a prefix)."""
 
     config: ScrapeConfig
+    known: Listings = field(default_factory=Listings, compare=False, repr=False)
 
     def identity(self) -> dict[str, Json]:
         return listing_identity(self.items())
@@ -32,12 +34,13 @@ class ParquetSource:
     @cached_property
     def _items(self) -> list[Item]:
         items: list[Item] = []
-        for fs, path, name in self._files():
+        files = self._files()
+        states = known_states([(*file, file[0].info(file[1])) for file in files], self.known)
+        for (fs, path, name), state in zip(files, states, strict=True):
             with fs.open(path, "rb") as file:
                 reader = _parquet(file, path)
                 self._check_columns(reader.schema_arrow, path)
                 rows = reader.metadata.num_rows
-            state = state_of(fs.info(path))
             for row in range(rows):
                 locator = f"{name}#{row}"
                 items.append(Item(item_key(locator), locator, state, offset=row, url=locator))

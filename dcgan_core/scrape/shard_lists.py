@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +26,8 @@ class Shard:
     path: str
     state: str
     """Changes when its bytes may have changed."""
+    info: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    """What its file system's listing says of it."""
 
 
 def list_shards(location: str, key: str = "scrape.path") -> list[Shard]:
@@ -39,13 +41,16 @@ def list_shards(location: str, key: str = "scrape.path") -> list[Shard]:
     fs, top = open_location(location, key)
     if fs.isfile(top):
         _refuse_compressed([top], location, key)
-        return [Shard(top.rpartition("/")[2], fs, top, state_of(fs.info(top)))]
+        info = fs.info(top)
+        return [Shard(top.rpartition("/")[2], fs, top, state_of(info), info)]
     listing = cast("dict[str, dict[str, Any]]", fs.find(top, detail=True))
     names = {path[len(top) :].lstrip("/"): path for path in listing}
     seen = [name for name in sorted(names) if not any(piece.startswith(".") for piece in name.split("/"))]
     _refuse_compressed(seen, location, key)
     shards = [
-        Shard(name, fs, names[name], state_of(listing[names[name]])) for name in seen if name.endswith(".tar")
+        Shard(name, fs, names[name], state_of(listing[names[name]]), listing[names[name]])
+        for name in seen
+        if name.endswith(".tar")
     ]
     if not shards:
         raise ConfigError(
@@ -71,7 +76,10 @@ def _of_pattern(pattern: str, key: str) -> list[Shard]:
             f"first {missing[0]!r}; get them, or name fewer"
         )
     common = posixpath.commonpath({path.rpartition("/")[0] for path in paths})
-    return [Shard(path[len(common) :].lstrip("/"), fs, path, state_of(listing[path])) for path in paths]
+    return [
+        Shard(path[len(common) :].lstrip("/"), fs, path, state_of(listing[path]), listing[path])
+        for path in paths
+    ]
 
 
 def _path_of(fs: fsspec.AbstractFileSystem, location: str) -> str:

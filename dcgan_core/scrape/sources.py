@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from typing import IO, Any, Protocol, TypeVar, cast, runtime_checkable
@@ -16,7 +16,8 @@ from dcgan_core.artifacts import fingerprint_of
 from dcgan_core.config import Json, ScrapeConfig
 from dcgan_core.errors import ConfigError, StorageError
 from dcgan_core.scrape.image_sets import ARRAY_SETS, FILE_SETS, open_image_set
-from dcgan_core.storage import open_location, read_whole
+from dcgan_core.scrape.listings import Listed, Listings, item_key, sha256_of
+from dcgan_core.storage import open_location, read_whole, sha256_hex
 
 T = TypeVar("T")
 
@@ -33,6 +34,8 @@ class Item:
     url: str | None = None
     label: int | None = None
     caption: str | None = None
+    seen: str = ""
+    """The state with which it was listed; ``state`` is the one that it goes by (``Listings``)."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,12 @@ class Source(Protocol):
         ...
 
 
-def open_source(config: ScrapeConfig, seed: int) -> Source:
-    """The source that the configuration names. ConfigError where it cannot be opened."""
+def open_source(config: ScrapeConfig, seed: int, known: Listings | None = None) -> Source:
+    """The source that the configuration names, its files known again by ``known``.
+
+    ConfigError where it cannot be opened.
+    """
+    known = known or Listings()
     if config.source == "demo":
         from dcgan_core.scrape.web import DemoSource
 
@@ -91,16 +98,16 @@ def open_source(config: ScrapeConfig, seed: int) -> Source:
     if config.source == "parquet":
         from dcgan_core.scrape.parquet_source import ParquetSource
 
-        return ParquetSource(config)
+        return ParquetSource(config, known)
     if config.source == "webdataset":
         from dcgan_core.scrape.webdataset_source import WebDatasetSource
 
-        return WebDatasetSource(config)
+        return WebDatasetSource(config, known)
     if config.source in (*ARRAY_SETS, *FILE_SETS):
-        return open_image_set(config)
+        return open_image_set(config, known)
     if config.source == "folder" and config.path.rstrip("/").endswith(".tar"):
-        return TarSource(config)
-    return FolderSource(config, classes=config.source == "imagefolder")
+        return TarSource(config, known)
+    return FolderSource(config, config.source == "imagefolder", known)
 
 
 @runtime_checkable
@@ -110,11 +117,6 @@ class PassesOver(Protocol):
     def passed_over(self) -> dict[str, int]:
         """How many there were of each kind, in words."""
         ...
-
-
-def item_key(locator: str) -> str:
-    """A key of 16 hex digits: safe in tars (no dots), in paths and in urls."""
-    return hashlib.sha256(locator.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def host_of(url: str) -> str:
@@ -166,6 +168,7 @@ class FolderSource:
 
     config: ScrapeConfig
     classes: bool = False
+    known: Listings = field(default_factory=Listings, compare=False, repr=False)
 
     def identity(self) -> dict[str, Json]:
         return listing_identity(self.items())
@@ -181,27 +184,32 @@ class FolderSource:
                 f"scrape.path {self.config.path} is a file: source 'folder' takes a directory or plain .tar "
                 "(decompress .tar.gz first); a list of urls is source 'urls', parquet is source 'parquet'"
             )
-        found: list[tuple[str, dict[str, Any]]] = []
+        found: list[Listed] = []
         listing = cast("dict[str, dict[str, Any]]", fs.find(top, detail=True))
         for path, info in listing.items():
             name = path[len(top) :].lstrip("/")
             hidden = any(piece.startswith(".") for piece in name.split("/"))
             if not hidden and info.get("type") == "file":  # no pipes, sockets or devices
-                found.append((name, info))
+                tag, changed = tag_of(info), str(changed_of(info))
+                stamp: Json = [tag or changed, changed]
+                found.append(Listed(name, int(info["size"]), stamp, tag))
+        stamps = self.known.stamps(found, lambda file: sha256_of(fs, f"{top}/{file.name}"))
+        settled = [(cast("list[str]", stamp), file) for stamp, file in zip(stamps, found, strict=True)]
         # Oldest first: photos added later come last, so that parts made from the others stay as they are.
-        found.sort(key=lambda entry: (str(changed_of(entry[1])), entry[0]))
-        labels = self._labels([name for name, _ in found]) if self.classes else {}
+        settled.sort(key=lambda entry: (entry[0][1], entry[1].name))
+        names = [file.name for _, file in settled]
+        labels = self._labels(names) if self.classes else {}
         items = [
             Item(
-                key=item_key(name),
-                locator=name,
-                state=str(info.get("ETag") or info.get("etag") or changed_of(info)),
-                size=int(info["size"]),
-                url=printable(name),
-                label=labels.get(name.split("/")[0]),
-                caption=name.split("/")[0] if self.classes else None,
+                key=file.key,
+                locator=file.name,
+                state=stamp[0],
+                size=file.size,
+                url=printable(file.name),
+                label=labels.get(file.name.split("/")[0]),
+                caption=file.name.split("/")[0] if self.classes else None,
             )
-            for name, info in found
+            for stamp, file in settled
         ]
         return items[: self.config.limit]
 
@@ -225,6 +233,7 @@ class TarSource:
     """Photos in a plain tar, read in place by their offsets."""
 
     config: ScrapeConfig
+    known: Listings = field(default_factory=Listings, compare=False, repr=False)
 
     def identity(self) -> dict[str, Json]:
         return listing_identity(self.items())
@@ -254,7 +263,17 @@ class TarSource:
                 f"scrape.path {self.config.path}: not a whole plain tar ({error}, after "
                 f"{len(items)} members): get it again, or decompress it"
             ) from None
-        return items
+        by_key = {item.key: item for item in items}
+        if len(by_key) < len(items):  # a name that is there twice is not known by its name
+            return items
+        files = [Listed(item.locator, item.size or 0, [item.state, item.state]) for item in items]
+
+        def digest(file: Listed) -> str | None:
+            outcome = read_item(fs, path, by_key[file.key], self.config.max_bytes)
+            return sha256_hex(outcome.data) if outcome.data else None
+
+        stamps = cast("list[list[str]]", self.known.stamps(files, digest))
+        return [replace(item, state=stamp[0]) for item, stamp in zip(items, stamps, strict=True)]
 
     def read(self, items: Sequence[Item]) -> Iterator[Outcome]:
         fs, path = open_location(self.config.path, "scrape.path")
@@ -298,6 +317,35 @@ def changed_of(info: dict[str, Any]) -> object:
     return info.get("mtime") or info.get("LastModified") or info.get("last_modified") or ""
 
 
+def tag_of(info: dict[str, Any]) -> str | None:
+    """What an object store says of a file's bytes, if it does."""
+    return info.get("ETag") or info.get("etag")
+
+
 def state_of(info: dict[str, Any]) -> str:
     """What changes when a file does, from its file system's listing."""
-    return f"{info['size']}-{info.get('ETag') or info.get('etag') or changed_of(info)}"
+    return f"{info['size']}-{tag_of(info) or changed_of(info)}"
+
+
+def known_states(
+    files: Sequence[tuple[fsspec.AbstractFileSystem, str, str, dict[str, Any]]], known: Listings
+) -> list[str]:
+    """States that files of many photos go by; each is its file system, path, name and what was listed."""
+    listed = [Listed(name, int(info["size"]), state_of(info), tag_of(info)) for _, _, name, info in files]
+    places = {name: (fs, path) for fs, path, name, _ in files}
+
+    def digest(file: Listed) -> str | None:
+        fs, path = places[file.name]
+        found = sha256_of(fs, path)
+        return found if state_of(fs.info(path)) == file.stamp else None  # it was not changed meanwhile
+
+    def noted(file: Listed) -> str | None:
+        """A remote file without a tag is known by its time: to read it twice costs too much."""
+        return digest(file) if is_local(places[file.name][0]) else None
+
+    return cast("list[str]", known.stamps(listed, digest, noted_whole=noted))
+
+
+def is_local(fs: fsspec.AbstractFileSystem) -> bool:
+    """Whether files lie on this machine, or look so."""
+    return "file" in ((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol)

@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any, ClassVar
 
-from dcgan_core.artifacts import Manifest, Receipt, read_receipts
+from dcgan_core.artifacts import Manifest, Receipt, read_manifest, read_receipts
 from dcgan_core.config import Json, ScrapeConfig
 from dcgan_core.errors import NoUsableData
 from dcgan_core.exclusions import photos_key, read_exclusions
 from dcgan_core.progress import Progress
 from dcgan_core.scrape.brakes import judged, was_stopped
 from dcgan_core.scrape.earlier import Earlier, carried_over, earlier_editions, is_from_web
+from dcgan_core.scrape.listings import Listings
 from dcgan_core.scrape.photos import (
     FETCHES,
     PASSING,
@@ -28,7 +29,7 @@ from dcgan_core.scrape.photos import (
 from dcgan_core.scrape.sources import Item, Outcome, PassesOver, Source, chunks, open_source
 from dcgan_core.stage import Part, Stage, Summary
 from dcgan_core.storage import Store
-from dcgan_core.tables import write_rows, write_stream
+from dcgan_core.tables import read_all, write_rows, write_stream
 
 _COMMON_FIELDS = ("source", "limit", "items_per_part", "max_bytes", "max_pixels")
 _FIELDS_OF = {"parquet": ("image_column", "label_column")}
@@ -45,6 +46,8 @@ class Scrape(Stage):
     unit: ClassVar[str] = "photos"
 
     config: ScrapeConfig
+    store: Store | None = None
+    """Where files are known again by what earlier editions noted of them; None: their times count."""
 
     def settings(self) -> dict[str, Json]:
         return self.config.identity(*_COMMON_FIELDS, *_FIELDS_OF.get(self.config.source, ()))
@@ -54,14 +57,20 @@ class Scrape(Stage):
 
     @cached_property
     def _source(self) -> Source:
-        return open_source(self.config, self.seed)
+        return open_source(self.config, self.seed, self._known)
+
+    @cached_property
+    def _known(self) -> Listings:
+        return Listings(self.store, self.config.source)
 
     @cached_property
     def _identity(self) -> dict[str, Json]:
         return self._source.identity()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_source"}  # a long listing
+        """Without what the planner alone needs: a long listing, and what is known of its files."""
+        gone = ("_source", "_known")
+        return {name: value for name, value in self.__dict__.items() if name not in gone} | {"store": None}
 
     def plan(self, store: Store) -> Sequence[Part]:
         items = _repeats_named(self._source.items())
@@ -136,6 +145,14 @@ class Scrape(Stage):
         if passed_over := self._passed_over():
             return replace(summary, metrics={**summary.metrics, "passed_over": passed_over})
         return summary
+
+    def settle(self, store: Store) -> None:
+        def hashes() -> dict[str, str]:
+            manifest = read_manifest(store, self.address)
+            rows = read_all(store, manifest, "photos-", ["key", "sha256"]).to_pylist() if manifest else []
+            return {row["key"]: row["sha256"] for row in rows if row["sha256"]}
+
+        self._known.note(self.address, hashes)
 
     def _is_like(self, manifest: Manifest) -> bool:
         return not is_from_web(manifest) and manifest.config == self.settings()

@@ -14,8 +14,9 @@ from typing import IO, Any, cast
 from dcgan_core.artifacts import fingerprint_of
 from dcgan_core.config import Json, ScrapeConfig
 from dcgan_core.errors import ConfigError
+from dcgan_core.scrape.listings import Listings
 from dcgan_core.scrape.shard_lists import Shard, list_shards
-from dcgan_core.scrape.sources import Item, Outcome, item_key, printable, read_item
+from dcgan_core.scrape.sources import Item, Outcome, item_key, known_states, printable, read_item
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 """Extensions of images, in lower case; where a sample has several of them, the first here is taken."""
@@ -35,10 +36,11 @@ class WebDatasetSource:
     """
 
     config: ScrapeConfig
+    known: Listings = field(default_factory=Listings, compare=False, repr=False)
 
     def identity(self) -> dict[str, Json]:
         """Names, sizes and times of the tars, none of which is opened, and whether labels are wanted."""
-        listed: list[Json] = [[shard.name, shard.state] for shard in self._shards]
+        listed: list[Json] = [[name, state] for name, state in self._states.items()]
         return {"tars": len(listed), "listing": fingerprint_of(listed, 64), "labels": self._wants_labels}
 
     def items(self) -> Sequence[Item]:
@@ -51,7 +53,7 @@ class WebDatasetSource:
         shards = {shard.name: shard for shard in self._shards}
         for item in items:
             shard = shards.get(_shard_name(item.locator, shards))
-            if shard is None or shard.state != item.state:
+            if shard is None or shard.state != item.seen:
                 yield Outcome(item, "read_failed", "its tar is not the one that was listed")
             else:
                 yield read_item(shard.fs, shard.path, item, self.config.max_bytes)
@@ -63,6 +65,13 @@ class WebDatasetSource:
     @cached_property
     def _shards(self) -> list[Shard]:
         return list_shards(self.config.path)
+
+    @cached_property
+    def _states(self) -> dict[str, str]:
+        """States that the tars go by."""
+        files = [(shard.fs, shard.path, shard.name, shard.info) for shard in self._shards]
+        names = (shard.name for shard in self._shards)
+        return dict(zip(names, known_states(files, self.known), strict=True))
 
     @cached_property
     def _listed(self) -> tuple[list[Item], Counter[str]]:
@@ -88,7 +97,8 @@ class WebDatasetSource:
         return Item(
             key=item_key(locator),
             locator=locator,
-            state=shard.state,
+            state=self._states[shard.name],
+            seen=shard.state,
             size=image.size,
             offset=image.offset_data,
             url=url or printable(locator),

@@ -24,10 +24,14 @@ import torch
 from numpy.typing import NDArray
 from torchvision import datasets
 
+from dcgan_core.artifacts import read_manifest
+from dcgan_core.backend import LocalBackend
 from dcgan_core.config import ScrapeConfig
 from dcgan_core.errors import ConfigError, FetchError
 from dcgan_core.images import decode_rgb, encode_png
+from dcgan_core.pipeline import load_pipeline
 from dcgan_core.scrape.sources import Source, open_source
+from dcgan_core.stage import Artifact, run
 from dcgan_core.storage import Store
 from tests.conftest import set_changed
 from tests.core.scrape.test_sources import config_of, picture, rows_of
@@ -417,6 +421,32 @@ def test_a_set_is_what_it_holds_not_where_it_lies(name: str, tmp_path: Path) -> 
     assert not other or source_of(name, tmp_path / "here", **other).identity() != here.identity()
     set_changed(tmp_path / "there" / file, 50)
     assert source_of(name, tmp_path / "there").identity() != here.identity()
+
+
+@pytest.mark.parametrize("name", [*WRITERS, "lsun"])
+def test_a_set_whose_times_have_changed_is_known_by_its_bytes(
+    name: str, store: Store, tmp_path: Path
+) -> None:
+    overrides = {"scrape.source": name, "scrape.path": str(tmp_path / "in")}
+    if name == "lsun":
+        write_lsun(tmp_path / "in", "tower_val")
+        overrides["scrape.split"] = "tower_val"
+    else:
+        WRITERS[name][0](tmp_path / "in")
+
+    def scraped(**more: Any) -> Artifact:
+        (stage,) = load_pipeline("faces64", {**overrides, **more}, upto="scrape", store=store).stages
+        return run(stage, store, LocalBackend(1))
+
+    first = scraped()
+    for number, path in enumerate(sorted((tmp_path / "in").rglob("*.*"))):
+        set_changed(path, number)
+    again = scraped()
+    assert again.cached
+    assert again.address == first.address
+    other = scraped(**{"scrape.max_pixels": 10**7})  # reads them under their new times
+    manifests = [read_manifest(store, each.address) for each in (first, other)]
+    assert len({manifest.content for manifest in manifests if manifest}) == 1
 
 
 def test_files_that_change_after_they_were_listed_give_rows_that_say_so(tmp_path: Path) -> None:
