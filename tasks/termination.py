@@ -11,55 +11,55 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar, copy_context
+from typing import TypeVar
 
 from prefect.exceptions import TerminationSignal
 
+from dcgan_core.train.stopping import StopRequest
+
 _POLL_SECONDS = 1.0
+Done = TypeVar("Done")
 _told: ContextVar[threading.Event | None] = ContextVar("told", default=None)
 """Set for the threads of ``side_by_side`` when the main thread is told to end; signals do not reach them."""
 
 
-def saving_first(
-    work: Callable[[], object], stop: Callable[[], object], watch: Callable[[], object] | None = None
-) -> None:
-    """Do ``work`` in a thread; a signal calls ``stop`` and is raised when the work has ended by itself.
+def saving_first(work: Callable[[StopRequest], Done]) -> Done:
+    """Do ``work`` in a thread and return what it returns; a signal here asks it to stop.
 
-    ``watch`` is called once a second meanwhile. An error of the work is raised, unless there was a signal. A
-    second signal is raised at once.
+    The signal is raised when the work has ended by itself, whatever came of it; a second one at once. Else an
+    error of the work is raised.
     """
-    done = threading.Event()
+    request = StopRequest()
+    ended = threading.Event()
+    results: list[Done] = []
     failures: list[BaseException] = []
 
     def run() -> None:
         try:
-            work()
+            results.append(work(request))
         except BaseException as error:
             failures.append(error)
         finally:
-            done.set()
-
-    def look() -> None:
-        while watch and not done.wait(_POLL_SECONDS):
-            watch()
+            ended.set()
 
     # The main thread only waits: raised within a call of Ray, the signal's exception would be lost there.
-    for target in (run, look):
-        threading.Thread(target=copy_context().run, args=(target,), daemon=True).start()
+    threading.Thread(target=copy_context().run, args=(run,), name="saving-first", daemon=True).start()
     signalled: BaseException | None = None
     while True:
         try:
-            while not done.wait(_POLL_SECONDS):
+            while not ended.wait(_POLL_SECONDS):
                 pass
             break
         except (TerminationSignal, KeyboardInterrupt) as error:
             if signalled:
                 raise
             signalled = error
-            stop()
+            request.signal_number = signal.SIGTERM
     if signalled:
         raise signalled
     if failures:
         raise failures[0]
+    return results[0]
 
 
 def side_by_side(*calls: Callable[[], object]) -> None:

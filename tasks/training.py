@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import signal
+import threading
+import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import pyarrow.fs
@@ -13,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from dcgan_core.artifacts import Receipt, read_receipts, write_receipt
-from dcgan_core.errors import ClusterError, DcganError, TrainingStopped, TransientError
+from dcgan_core.errors import ClusterError, DcganError, NotEnoughResources, TrainingStopped, TransientError
 from dcgan_core.place import Place
 from dcgan_core.progress import Progress
 from dcgan_core.stage import Part, Stage
@@ -22,11 +24,18 @@ from dcgan_core.train import checkpoint
 from dcgan_core.train.runtime import LocalRuntime, local_device
 from dcgan_core.train.stage import Train
 from dcgan_core.train.stopping import StopRequest
-from tasks.board import BoardProgress, board_actor, show
-from tasks.cluster import connect, processors_per_worker
+from dcgan_core.waiting import Waiting
+from tasks.board import BoardProgress, Look, beating, board_actor
+from tasks.cluster import connect, holds, in_words, is_queued, processors_per_worker
 from tasks.termination import saving_first
 
 _RESTARTS = 3
+_POLL_SECONDS = 1.0
+_ANSWER_SECONDS = 5.0
+_LOST_SECONDS = 15.0
+_TOLD_TO_END = (
+    "training was told to end while no worker was at work; run it again: it goes on from the last checkpoint"
+)
 
 
 @dataclass(frozen=True)
@@ -87,20 +96,22 @@ class RayRuntime:
 def train_on_ray(stage: Stage, store: Store, part: Part, place: Place, progress: Progress) -> Receipt:
     """Train with ``place.train_workers`` workers; lost ones are replaced and go on from the last checkpoint.
 
-    SIGTERM and Ctrl-C make all workers save before they are raised here. Raises the loop's own errors, and
-    ClusterError where workers are lost again and again without getting on, or cannot be had.
+    SIGTERM and Ctrl-C make all workers save before they are raised here. Raises the loop's own errors,
+    ClusterError if workers are lost again and again without getting on, and NotEnoughResources if there is no
+    room for them within ``place.gpu_wait_seconds``. While no worker is in the loop (none has started, they
+    read the shards, or were lost) there is nothing to save, and a signal ends training at once.
     """
     while True:
         ray = connect(place)
         board, reached = board_actor(ray), _reached(store, stage)
-        failure = _watched(_trainer(ray, stage, store, part, place, board), ray, board, progress)
-        told = ray.get(board.error.remote())
-        if told is not None:
-            raise told
+        trainer = _trainer(ray, stage, store, part, place, board)
+        failure = saving_first(partial(_watched, trainer, ray, board, progress))
         if failure is None:
             return read_receipts(store, stage.address)[part.index]
         if not place.ray_address:
             ray.shutdown()  # without a dashboard, what a lost controller had reserved stays reserved
+        if isinstance(failure, NotEnoughResources):
+            raise failure
         if _reached(store, stage) <= reached:
             raise ClusterError(
                 f"training was given up after {_RESTARTS} restarts: {type(failure).__name__}: {failure}; run "
@@ -110,20 +121,23 @@ def train_on_ray(stage: Stage, store: Store, part: Part, place: Place, progress:
 
 @dataclass(frozen=True)
 class _Trainer:
-    """A Ray Train run, ready to start, and where Ray's own notes on it lie."""
+    """A Ray Train run, ready to start, where Ray's own notes on it lie, and what it needs."""
 
     fit: Callable[[], object]
     tidy: Callable[[], None]
+    waiting: Waiting
+    has_room: Callable[[], bool]
 
 
 def _trainer(ray: Any, stage: Stage, store: Store, part: Part, place: Place, board: Any) -> _Trainer:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    from tasks.stopping import StoppableTorch
+    from tasks.stopping import Controlled, StoppableTorch
 
-    use_gpu = place.gpus != 0 and ray.cluster_resources().get("GPU", 0) >= place.train_workers
-    cpus = 1 if use_gpu else processors_per_worker(ray, place.train_workers)
+    workers = place.train_workers
+    use_gpu = place.gpus > 0 or (place.gpus < 0 and holds(ray, workers, gpus=1))
+    cpus = 1 if use_gpu else processors_per_worker(ray, workers)
     notes = f"tmp/ray-train-{uuid.uuid4().hex}"  # our checkpoints lie in the artifact
     trainer = TorchTrainer(
         _worker,
@@ -132,46 +146,113 @@ def _trainer(ray: Any, stage: Stage, store: Store, part: Part, place: Place, boa
             backend="nccl" if use_gpu else "gloo", on_this_machine=not place.ray_address
         ),
         scaling_config=ScalingConfig(
-            num_workers=place.train_workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus}
+            num_workers=workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus}
         ),
         run_config=RunConfig(
             name="train",
             storage_path=store.key(notes),
             storage_filesystem=_arrow(store),
             failure_config=FailureConfig(max_failures=_RESTARTS),
+            callbacks=cast("list[Any]", [Controlled(board)]),
         ),
     )
-    return _Trainer(trainer.fit, lambda: store.delete(notes))
+    each = "a GPU and a processor" if use_gpu else "a processor" if cpus == 1 else f"{cpus} processors"
+    waiting = Waiting(
+        f"training asks for {workers} workers with {each} each (DCGAN_TRAIN_WORKERS={workers}, "
+        f"DCGAN_GPUS={place.gpus})",
+        "lower DCGAN_TRAIN_WORKERS" + (", set DCGAN_GPUS=0 to train on processors" if use_gpu else ""),
+        place.gpu_wait_seconds,
+    )
+    gpus = 1 if use_gpu else 0
+    return _Trainer(trainer.fit, lambda: store.delete(notes), waiting, lambda: holds(ray, workers, gpus=gpus))
 
 
-def _watched(trainer: _Trainer, ray: Any, board: Any, progress: Progress) -> Exception | None:
-    """Run it in a thread of its own, as it would take Ctrl-C for itself; what it failed with, if it did."""
+def _watched(
+    trainer: _Trainer, ray: Any, board: Any, progress: Progress, request: StopRequest
+) -> Exception | None:
+    """Run it in a thread of its own, as it would take Ctrl-C for itself; what it failed with, if it did.
+
+    Meanwhile show how far it is, or what it waits for, and hand a request to stop on to the workers. Raises
+    the error that a worker left on the board.
+    """
+    failures: list[Exception] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except Exception as error:
+            failures.append(error)
+
+    running = threading.Thread(target=fit, name="ray-train", daemon=True)
+    running.start()
+    look: Look = Look()
+    heard = time.monotonic()
     try:
-        saving_first(
-            trainer.fit, stop=lambda: ray.get(board.stop.remote()), watch=lambda: show(ray, board, progress)
-        )
-    except Exception as error:
-        return error
+        while running.is_alive() and not failures:
+            running.join(_POLL_SECONDS)
+            if (answer := _answer(ray, board.look)) is not None:
+                look, heard = answer, time.monotonic()
+            elif time.monotonic() - heard > _LOST_SECONDS:
+                look = Look()
+            if request():
+                _answer(ray, board.stop)
+                if not look.can_save and running.is_alive():
+                    _end(ray, board, running)
+                    failures = [ClusterError(_TOLD_TO_END)]
+            if look.alive:
+                trainer.waiting.over()
+            elif running.is_alive() and not failures:
+                _wait_for_room(ray, trainer, progress)
+            if look.alive and look.report is not None:
+                progress(*look.report)
+        if (told := _answer(ray, board.error)) is not None:
+            raise told
+    except NotEnoughResources as error:
+        _end(ray, board, running)
+        failures = [error]
     finally:
+        _answer(ray, board.controlled_by, None)
         trainer.tidy()
     return None
 
 
 def train_here(stage: Stage, store: Store, part: Part, place: Place, progress: Progress) -> Receipt:
     """Train in this process, in another thread than the main one, so that Prefect's handlers stay."""
-    train, request = cast("Train", stage), StopRequest()
-    receipts: list[Receipt] = []
 
-    def work() -> None:
-        runtime = LocalRuntime(local_device(place.gpus), progress, asked_to_stop=request)
-        receipts.append(train.train(store, part.key, runtime, progress))
+    device = local_device(place.gpus, progress)  # may wait, and there is nothing to save yet
 
-    def stop() -> None:
-        request.signal_number = signal.SIGTERM
+    def work(request: StopRequest) -> Receipt:
+        runtime = LocalRuntime(device, progress, asked_to_stop=request)
+        return cast("Train", stage).train(store, part.key, runtime, progress)
 
-    saving_first(work, stop)
-    write_receipt(store, stage.address, receipts[0])
-    return receipts[0]
+    receipt = saving_first(work)
+    write_receipt(store, stage.address, receipt)
+    return receipt
+
+
+def _wait_for_room(ray: Any, trainer: _Trainer, progress: Progress) -> None:
+    """No worker is alive: say so if that is for want of room, as long as it may take."""
+    if not trainer.has_room():
+        trainer.waiting.go_on(in_words(ray), progress)
+    elif is_queued(ray):
+        trainer.waiting.go_on(f"{in_words(ray)}, in use", progress)
+
+
+def _end(ray: Any, board: Any, running: threading.Thread) -> None:
+    """End a trainer, wherever it is, and what it has asked for; Ray Train's own way waits for workers."""
+    deadline = time.monotonic() + _LOST_SECONDS
+    while running.is_alive() and time.monotonic() < deadline:
+        if (controller := _answer(ray, board.controller)) is not None:
+            ray.kill(controller)
+        running.join(_POLL_SECONDS)
+
+
+def _answer(ray: Any, ask: Any, *arguments: object) -> Any:
+    """What the board answers; None if it does not, so that no signal waits for a lost cluster."""
+    try:
+        return ray.get(ask.remote(*arguments), timeout=_ANSWER_SECONDS)
+    except ray.exceptions.RayError:
+        return None
 
 
 def _reached(store: Store, stage: Stage) -> int:
@@ -204,7 +285,8 @@ def _worker(config: dict[str, Any]) -> None:
     progress, asked = BoardProgress(board), AskedToStop(board, world_size)
     runtime = RayRuntime(context.get_world_rank(), world_size, device, progress, asked)
     try:
-        receipt = stage.train(store, config["key"], runtime, progress)
+        with beating(board, lambda: asked.began):
+            receipt = stage.train(store, config["key"], runtime, progress)
         if runtime.rank == 0:
             write_receipt(store, stage.address, receipt)
         runtime.barrier()
