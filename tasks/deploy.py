@@ -193,13 +193,11 @@ def _said(values: Values) -> Values:
 
 def _fields(values: Values) -> Values:
     """Settings as the fields of a deployment, its schedules aside."""
-    parameters = _below(values, "parameters")
-    parameters.setdefault("as_of", None)
     strategy = values.get("collision_strategy")
     return {
         "description": values.get("description"),
         "tags": values.get("tags", []),
-        "parameters": parameters,
+        "parameters": _below(values, "parameters"),
         "job_variables": _below(values, "job_variables"),
         "concurrency_limit": values.get("concurrency_limit"),
         "concurrency_options": {"collision_strategy": strategy} if strategy else None,

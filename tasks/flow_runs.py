@@ -91,7 +91,9 @@ def wait_for_maker(missing: MissingArtifact, store: Store) -> bool:
     while True:
         if waited and read_manifest(store, address) is not None:
             return True
-        maker = next((run for run in _others(missing.flow, store.root) if _makes(run, address, makes)), None)
+        maker = next(
+            (run for run in _others(missing.flow, store.root) if _makes(run, address, store, makes)), None
+        )
         if maker is None:
             return waited > 0
         if waited % _SAY_EVERY == 0:
@@ -118,14 +120,14 @@ def _others(flow: str, root: str) -> list[FlowRun]:
     return [run for run in found if run.id != own and run.labels.get(_ROOT, root) == root]
 
 
-def _makes(run: FlowRun, address: Address, known: dict[UUID, bool]) -> bool:
+def _makes(run: FlowRun, address: Address, store: Store, known: dict[UUID, bool]) -> bool:
     """Whether a flow run's own parameters lead to an artifact; one that is wrongly called makes nothing."""
     if run.id not in known:
         parameters = run.parameters
         day = parameters.get("as_of") or scheduled_date(run)
         try:
             chosen = dated(parameters.get("overrides"), date.fromisoformat(str(day)) if day else None)
-            stages = load_pipeline(parameters.get("preset", ""), chosen).stages
+            stages = load_pipeline(parameters.get("preset", ""), chosen, store=store).stages
             known[run.id] = any(stage.address == address for stage in stages)
         except DcganError:
             known[run.id] = False

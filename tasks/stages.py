@@ -33,7 +33,7 @@ def begin_pipeline(preset: str, overrides: Mapping[str, Any] | None, as_of: date
     """
     place = load_place()
     day = begin_run(as_of, place.root)
-    load_pipeline(preset, dated(overrides, day), gpus=place.gpus)
+    load_pipeline(preset, dated(overrides, day), gpus=place.gpus, store=place.store())
     return day
 
 
