@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 SETTINGS = {
@@ -36,6 +37,7 @@ def main(arguments: Sequence[str]) -> None:
     from prefect.cli import app  # reads the settings
 
     _write_in_turns()
+    _wait_briefly_for_earlier_events()
     app()
 
 
@@ -55,6 +57,18 @@ def _write_in_turns() -> None:
         return begin(self, session, with_for_update=True)
 
     AioSqliteConfiguration.begin_transaction = begin_immediate
+
+
+def _wait_briefly_for_earlier_events() -> None:
+    """Let automations see an event though the one before it was seen by the server's last life.
+
+    Prefect holds a state's event back until it has seen that of the state before, 15 minutes at most, and
+    what it has seen is in memory: after a restart nobody would hear of a crash for so long.
+    """
+    from prefect.server.events.ordering import db, memory
+
+    for ordering in (db, memory):
+        ordering.PRECEDING_EVENT_LOOKBACK = timedelta(seconds=10)
 
 
 if __name__ == "__main__":
