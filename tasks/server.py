@@ -68,7 +68,7 @@ def _wait_briefly_for_earlier_events() -> None:
     from prefect.server.events.ordering import db, memory
 
     for ordering in (db, memory):
-        ordering.PRECEDING_EVENT_LOOKBACK = timedelta(seconds=10)
+        vars(ordering)["PRECEDING_EVENT_LOOKBACK"] = timedelta(seconds=10)
 
 
 if __name__ == "__main__":
