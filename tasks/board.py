@@ -36,6 +36,7 @@ class Board:
 
     def __init__(self) -> None:
         self._controller: Any = None
+        self._ended = False
         self._heard, self._can_save = -math.inf, False
         self._progress: dict[int, Report] = {}
         self._error: DcganError | None = None
@@ -51,18 +52,22 @@ class Board:
     def beat(self, can_save: bool) -> None:
         """A worker is alive."""
         self._controller: Any = None
+        self._ended = False
         self._heard, self._can_save = time.monotonic(), can_save
 
     def look(self) -> Look:
         alive = time.monotonic() - self._heard < _LOST_SECONDS
         return Look(alive, alive and self._can_save, self.read())
 
-    def controlled_by(self, controller: Any) -> None:
-        """The actor that controls the training; None: it has ended, and no handle keeps it alive."""
-        self._controller = controller
+    def controlled_by(self, controller: Any) -> bool:
+        """Note the actor that controls the training; whether it may go on, as it has not been ended yet."""
+        self._controller = None if self._ended else controller
+        return not self._ended
 
-    def controller(self) -> Any:
-        return self._controller
+    def end(self) -> Any:
+        """End the training, or note that it has ended; the actor that controls it, which is forgotten."""
+        controller, self._controller, self._ended = self._controller, None, True
+        return controller
 
     def stop(self) -> None:
         """Ask all workers to save and end."""

@@ -21,6 +21,7 @@ from ray.train.torch.config import (
 )
 from ray.train.v2._internal.execution.callback import ControllerCallback
 
+from dcgan_core.errors import ClusterError
 from dcgan_core.train.stopping import StopRequest
 
 _ASK_SECONDS = 1.0
@@ -93,7 +94,8 @@ class Controlled(ControllerCallback):
     board: Any
 
     def after_controller_start(self, train_run_context: object) -> None:
-        ray.get(self.board.controlled_by.remote(ray.get_runtime_context().current_actor))
+        if not ray.get(self.board.controlled_by.remote(ray.get_runtime_context().current_actor)):
+            raise ClusterError("the training was told to end before it started")
 
 
 @dataclass

@@ -108,7 +108,7 @@ def train_on_ray(stage: Stage, store: Store, part: Part, place: Place, progress:
         failure = saving_first(partial(_watched, trainer, ray, board, progress))
         if failure is None:
             return read_receipts(store, stage.address)[part.index]
-        if not place.ray_address:
+        if not place.ray_address and not trainer.running.is_alive():  # which would crash in Ray's shutdown
             ray.shutdown()  # without a dashboard, what a lost controller had reserved stays reserved
         if isinstance(failure, NotEnoughResources):
             raise failure
@@ -121,9 +121,13 @@ def train_on_ray(stage: Stage, store: Store, part: Part, place: Place, progress:
 
 @dataclass(frozen=True)
 class _Trainer:
-    """A Ray Train run, ready to start, where Ray's own notes on it lie, and what it needs."""
+    """A Ray Train run, ready to start, where Ray's own notes on it lie, and what it needs.
 
-    fit: Callable[[], object]
+    It runs in a thread of its own, as it would take Ctrl-C for itself; ``failures`` has what it failed with.
+    """
+
+    running: threading.Thread
+    failures: list[Exception]
     tidy: Callable[[], None]
     waiting: Waiting
     has_room: Callable[[], bool]
@@ -164,17 +168,6 @@ def _trainer(ray: Any, stage: Stage, store: Store, part: Part, place: Place, boa
         place.gpu_wait_seconds,
     )
     gpus = 1 if use_gpu else 0
-    return _Trainer(trainer.fit, lambda: store.delete(notes), waiting, lambda: holds(ray, workers, gpus=gpus))
-
-
-def _watched(
-    trainer: _Trainer, ray: Any, board: Any, progress: Progress, request: StopRequest
-) -> Exception | None:
-    """Run it in a thread of its own, as it would take Ctrl-C for itself; what it failed with, if it did.
-
-    Meanwhile show how far it is, or what it waits for, and hand a request to stop on to the workers. Raises
-    the error that a worker left on the board.
-    """
     failures: list[Exception] = []
 
     def fit() -> None:
@@ -183,12 +176,29 @@ def _watched(
         except Exception as error:
             failures.append(error)
 
-    running = threading.Thread(target=fit, name="ray-train", daemon=True)
+    return _Trainer(
+        running=threading.Thread(target=fit, name="ray-train", daemon=True),
+        failures=failures,
+        tidy=lambda: store.delete(notes),
+        waiting=waiting,
+        has_room=lambda: holds(ray, workers, gpus=gpus),
+    )
+
+
+def _watched(
+    trainer: _Trainer, ray: Any, board: Any, progress: Progress, request: StopRequest
+) -> Exception | None:
+    """Run it; what it failed with, if it did.
+
+    Meanwhile show how far it is, or what it waits for, and hand a request to stop on to the workers. Raises
+    the error that a worker left on the board.
+    """
+    running = trainer.running
     running.start()
     look: Look = Look()
     heard = time.monotonic()
     try:
-        while running.is_alive() and not failures:
+        while running.is_alive():
             running.join(_POLL_SECONDS)
             if (answer := _answer(ray, board.look)) is not None:
                 look, heard = answer, time.monotonic()
@@ -197,23 +207,22 @@ def _watched(
             if request():
                 _answer(ray, board.stop)
                 if not look.can_save and running.is_alive():
-                    _end(ray, board, running)
-                    failures = [ClusterError(_TOLD_TO_END)]
+                    raise _answer(ray, board.error) or ClusterError(_TOLD_TO_END)
             if look.alive:
                 trainer.waiting.over()
-            elif running.is_alive() and not failures:
+            elif running.is_alive():
                 _wait_for_room(ray, trainer, progress)
             if look.alive and look.report is not None:
                 progress(*look.report)
         if (told := _answer(ray, board.error)) is not None:
             raise told
-    except NotEnoughResources as error:
+    except (ClusterError, NotEnoughResources) as error:
         _end(ray, board, running)
-        failures = [error]
+        return error
     finally:
-        _answer(ray, board.controlled_by, None)
+        _answer(ray, board.end)
         trainer.tidy()
-    return None
+    return trainer.failures[0] if trainer.failures else None
 
 
 def train_here(stage: Stage, store: Store, part: Part, place: Place, progress: Progress) -> Receipt:
@@ -239,12 +248,13 @@ def _wait_for_room(ray: Any, trainer: _Trainer, progress: Progress) -> None:
 
 
 def _end(ray: Any, board: Any, running: threading.Thread) -> None:
-    """End a trainer, wherever it is, and what it has asked for; Ray Train's own way waits for workers."""
-    deadline = time.monotonic() + _LOST_SECONDS
-    while running.is_alive() and time.monotonic() < deadline:
-        if (controller := _answer(ray, board.controller)) is not None:
-            ray.kill(controller)
-        running.join(_POLL_SECONDS)
+    """End a trainer, wherever it is, and what it has asked for; Ray Train's own way waits for workers.
+
+    One whose controller has not started yet ends by itself when it does.
+    """
+    if (controller := _answer(ray, board.end)) is not None:
+        ray.kill(controller)
+    running.join(_LOST_SECONDS)
 
 
 def _answer(ray: Any, ask: Any, *arguments: object) -> Any:
