@@ -125,7 +125,8 @@ def test_a_signal_ends_a_process_while_ray_starts_and_nothing_of_it_stays(number
         text=True,
     )
     ours = psutil.Process(starting.pid)
-    until(lambda: bool(ours.children()), seconds=100)  # the first of Ray's processes
+    # The first of Ray's processes, from the moment on when it would not outlive this one.
+    until(lambda: any("gcs_server" in each.name() for each in ours.children()), seconds=100)
     children = ours.children(recursive=True)
     starting.send_signal(number)
     said, _ = starting.communicate(timeout=15)
