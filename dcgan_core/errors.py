@@ -180,6 +180,20 @@ class ClusterError(TransientError):
     """The cluster lost a worker or cannot give the resources asked for."""
 
 
+class NotEnoughResources(DcganError):
+    """GPUs or processors that were asked for did not come within ``DCGAN_GPU_WAIT_SECONDS``."""
+
+    def __init__(self, wanted: str, there: str, waited_seconds: float, advice: str) -> None:
+        super().__init__(wanted, there, waited_seconds, advice)
+        self.wanted, self.there, self.waited_seconds, self.advice = wanted, there, waited_seconds, advice
+
+    def __str__(self) -> str:
+        return (
+            f"{self.wanted} and {self.there}, also after {self.waited_seconds:g} s; {self.advice}, or wait "
+            "longer (DCGAN_GPU_WAIT_SECONDS)"
+        )
+
+
 class TrainingDiverged(DcganError):
     """A run has failed, and going back did not help or was not allowed."""
 

@@ -27,7 +27,11 @@ class Place(BaseSettings):
     train_workers: Annotated[int, Field(ge=1)] = 1
     """Training workers; with GPUs, one GPU each."""
     gpus: Annotated[int, Field(ge=-1)] = -1
-    """GPUs to use per training worker: 0 none, 1 one, -1 one where there is one."""
+    """GPUs per training worker, and for what is judged. 0: none. 1: one, which is waited for. -1: one if the
+    machine (on Ray: the cluster, one for each worker) has it when the work begins, else processors; where GPU
+    nodes may come up late, say 1."""
+    gpu_wait_seconds: Annotated[float, Field(ge=0)] = 300.0
+    """How long GPUs that `gpus` asks for, and the processors of `train_workers`, are waited for."""
     ray_address: str = ""
     """Address of a running Ray cluster (`auto` inside one); empty: an embedded Ray for the run."""
     allowed_paths: str = ""

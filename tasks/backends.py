@@ -8,13 +8,14 @@ from typing import Any
 
 from dcgan_core.artifacts import Receipt
 from dcgan_core.backend import LocalBackend
-from dcgan_core.errors import ClusterError, DcganError, TransientError
+from dcgan_core.errors import ClusterError, DcganError, NotEnoughResources, TransientError
 from dcgan_core.place import Place
 from dcgan_core.progress import Progress, silent
 from dcgan_core.stage import Backend, Part, Stage, lanes_of, perform, perform_together
 from dcgan_core.storage import Store
+from dcgan_core.waiting import Waiting, gpu_wait
 from tasks.board import BoardProgress, board_actor, show
-from tasks.cluster import cluster_processors, connect, machine_share
+from tasks.cluster import cluster_processors, connect, holds, in_words, machine_share
 
 _TRIES_AFTER_A_LOST_WORKER = 3
 _POLL_SECONDS = 1.0
@@ -48,8 +49,14 @@ class RayBackend:
         if stage.together:
             yield from _by_lanes(ray, stage, store, lanes_of(parts, slots))
             return
-        share = machine_share(ray, gpus=self.place.gpus != 0) if stage.whole_machine else (1, 0)
-        yield from _spread(ray, stage, store, parts, slots, share, progress)
+        gpus = self.place.gpus if stage.whole_machine or hasattr(stage, "gpus") else 0
+        share: tuple[int, float] = (1, 0)
+        if stage.whole_machine or gpus > 0:
+            share = machine_share(ray, gpus=gpus)
+            if not stage.whole_machine:  # as many at once on a GPU as it has processors
+                share = (1, 1 / share[0])
+        for_gpu = gpu_wait(stage.artifact, self.place.gpu_wait_seconds) if gpus > 0 else None
+        yield from _spread(ray, stage, store, parts, slots, share, progress, for_gpu)
 
 
 def _spread(
@@ -58,9 +65,11 @@ def _spread(
     store: Store,
     parts: Sequence[Part],
     slots: int,
-    share: tuple[int, int],
+    share: tuple[int, float],
     progress: Progress,
+    for_gpu: Waiting | None,
 ) -> Iterator[Receipt]:
+    """Parts as tasks of their own; ``for_gpu``: the wait for the GPU that each asks for."""
     cpus, gpus = share
     do = ray.remote(_perform_with_threads if stage.whole_machine else perform).options(
         name=stage.artifact,
@@ -80,6 +89,13 @@ def _spread(
             running.append(do.remote(stage_ref, store_ref, part, inner))
             pieces[running[-1]] = part.index
         ready, running = ray.wait(running, timeout=_POLL_SECONDS)
+        if for_gpu and not ready and not holds(ray, 1, gpus=1):
+            try:
+                for_gpu.go_on(in_words(ray), progress)
+            except NotEnoughResources:
+                for each in running:
+                    ray.cancel(each)
+                raise
         if board and running:
             show(ray, board, progress, [pieces[each] for each in running])
         for reference in ready:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from dcgan_core.errors import DcganError
 from dcgan_core.progress import Progress
@@ -14,12 +17,27 @@ Report = tuple[float, float, str]
 """(done, total, note)."""
 
 _WRITE_SECONDS = 0.2
+_BEAT_SECONDS = 1.0
+_LOST_SECONDS = 15.0
+
+
+class Look(NamedTuple):
+    """What a driver learns of the workers of a training."""
+
+    alive: bool = False
+    """Whether one has been heard of lately: not before they start, nor after they were lost."""
+    can_save: bool = False
+    """Whether it is in the loop, and so looks whether it is to save and end."""
+    report: Report | None = None
 
 
 class Board:
-    """The latest progress, and an error that makes further tries pointless."""
+    """The latest progress, signs of life, and an error that makes further tries pointless."""
 
     def __init__(self) -> None:
+        self._controller: Any = None
+        self._ended = False
+        self._heard, self._can_save = -math.inf, False
         self._progress: dict[int, Report] = {}
         self._error: DcganError | None = None
         self._stopping = False
@@ -30,6 +48,24 @@ class Board:
     def read(self, pieces: Sequence[int] = (0,)) -> Report | None:
         """Of the first of these pieces of work that has said anything."""
         return next((self._progress[piece] for piece in pieces if piece in self._progress), None)
+
+    def beat(self, can_save: bool) -> None:
+        """A worker is alive."""
+        self._heard, self._can_save = time.monotonic(), can_save
+
+    def look(self) -> Look:
+        alive = time.monotonic() - self._heard < _LOST_SECONDS
+        return Look(alive, alive and self._can_save, self.read())
+
+    def controlled_by(self, controller: Any) -> bool:
+        """Note the actor that controls the training; whether it may go on, as it has not been ended yet."""
+        self._controller = None if self._ended else controller
+        return not self._ended
+
+    def end(self) -> Any:
+        """End the training, or note that it has ended; the actor that controls it, which is forgotten."""
+        controller, self._controller, self._ended = self._controller, None, True
+        return controller
 
     def stop(self) -> None:
         """Ask all workers to save and end."""
@@ -59,6 +95,23 @@ class BoardProgress:
         if now >= self._next or done >= total:
             self._next = now + _WRITE_SECONDS
             self.board.write.remote(self.piece, done, total, note)
+
+
+@contextmanager
+def beating(board: Any, can_save: Callable[[], bool]) -> Iterator[None]:
+    """Tell the board once a second, from a thread, that this worker is alive and whether it would save."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        board.beat.remote(can_save())
+        while not ended.wait(_BEAT_SECONDS):
+            board.beat.remote(can_save())
+
+    threading.Thread(target=beat, name="beat", daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
 
 
 def board_actor(ray: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import secrets
 import signal
@@ -97,7 +98,8 @@ class _Start:
                 return
             # Again, for those who imported Ray before: it reads these once.
             ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
-            ray._raylet.Config.initialize("")
+            if ray._raylet.get_authentication_mode() != ray._raylet.AuthenticationMode.TOKEN:
+                ray._raylet.Config.initialize("")
             ray.init(
                 address="local",  # never one that RAY_ADDRESS names
                 num_cpus=place.slots or processors(),
@@ -115,26 +117,54 @@ class _Start:
 
 def processors_per_worker(ray: Any, workers: int) -> int:
     """An equal share of the cluster's processors for each worker that every node it needs can give."""
-    nodes = sorted(
-        (int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]), reverse=True
-    )
+    nodes = sorted((int(node.get("CPU", 0)) for node in _nodes(ray)), reverse=True)
     share = max(1, sum(nodes) // workers)
     while share > 1 and sum(node // share for node in nodes) < workers:
         share -= 1
     return share
 
 
-def machine_share(ray: Any, *, gpus: bool) -> tuple[int, int]:
+def machine_share(ray: Any, *, gpus: int) -> tuple[int, int]:
     """(processors, GPUs) of a part that takes a whole machine, so that no two of them share one.
 
-    Where there are GPUs and they are wanted, one of them, with its share of its machine's processors; else
-    all processors of the largest machine, so smaller ones get none of these parts.
+    Where there are GPUs and they are wanted (``DCGAN_GPUS`` is not 0), one of them, with its share of its
+    machine's processors, and so too where one is asked for that has not come yet; else all processors of the
+    largest machine, so smaller ones get none of these parts.
     """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = _nodes(ray)
     with_gpus = [each for each in nodes if gpus and each.get("GPU", 0) >= 1]
     if with_gpus:
         return max(1, min(int(each.get("CPU", 0) // each["GPU"]) for each in with_gpus)), 1
+    if gpus > 0:
+        return 1, 1
     return max([1, *(int(each.get("CPU", 0)) for each in nodes)]), 0
+
+
+def holds(ray: Any, workers: int, *, gpus: int = 0) -> bool:
+    """Whether the nodes that are up can hold so many workers of a processor, and so many GPUs, each."""
+    places = (
+        min(node.get("CPU", 0) // 1, node.get("GPU", 0) // gpus if gpus else math.inf) for node in _nodes(ray)
+    )
+    return sum(places) >= workers
+
+
+def in_words(ray: Any) -> str:
+    """What the cluster has, as the end of a sentence."""
+    nodes = _nodes(ray)
+    cpus, gpus = (int(sum(node.get(kind, 0) for node in nodes)) for kind in ("CPU", "GPU"))
+    return f"Ray has {cpus} processors and {gpus or 'no'} GPUs on {len(nodes)} nodes"
+
+
+def is_queued(ray: Any) -> bool:
+    """Whether somebody's group of workers waits for room: what there is may be in use."""
+    from ray.util import placement_group_table
+
+    return any(each["state"] in ("PENDING", "RESCHEDULING") for each in placement_group_table().values())
+
+
+def _nodes(ray: Any) -> list[dict[str, float]]:
+    """The resources of each node that is up."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def cluster_processors(ray: Any) -> int:

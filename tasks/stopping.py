@@ -19,7 +19,9 @@ from ray.train.torch.config import (
     _setup_torch_process_group,
     _TorchBackend,
 )
+from ray.train.v2._internal.execution.callback import ControllerCallback
 
+from dcgan_core.errors import ClusterError
 from dcgan_core.train.stopping import StopRequest
 
 _ASK_SECONDS = 1.0
@@ -86,6 +88,17 @@ def note_sigterm() -> None:
 
 
 @dataclass
+class Controlled(ControllerCallback):
+    """Lets the driver end a Ray Train run at any time: the board learns which actor controls it."""
+
+    board: Any
+
+    def after_controller_start(self, train_run_context: object) -> None:
+        if not ray.get(self.board.controlled_by.remote(ray.get_runtime_context().current_actor)):
+            raise ClusterError("the training was told to end before it started")
+
+
+@dataclass
 class AskedToStop:
     """Whether a worker is to save and end. The board is asked once a second at most, and not waited for.
 
@@ -95,11 +108,14 @@ class AskedToStop:
 
     board: Any
     world_size: int
+    began: bool = False
+    """Whether it was ever asked: training has come to its loop."""
     _driver: bool = False
     _answer: Any = field(default=None, repr=False)
     _next: float = 0.0
 
     def __call__(self) -> bool:
+        self.began = True
         due = time.monotonic() >= self._next
         if due:
             self._next = time.monotonic() + _ASK_SECONDS

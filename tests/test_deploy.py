@@ -112,6 +112,13 @@ def test_flows_are_drivers_inside_the_ray_cluster() -> None:
     assert "--num-cpus=0" in raylet.group(1)
 
 
+def test_where_there_are_gpus_they_are_asked_for_and_not_replaced_by_processors() -> None:
+    override = yaml.safe_load((DEPLOY / "compose.gpu.yaml").read_text())
+    (config,) = documents(DEPLOY / "kubernetes" / "gpu" / "config.yaml")
+    for variables in (override["services"]["worker"]["environment"], config["data"]):
+        assert int(variables["DCGAN_GPUS"]) == 1
+
+
 def test_kustomization_lists_every_manifest() -> None:
     for folder in (BASE, DEPLOY / "kubernetes" / "gpu"):
         kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())

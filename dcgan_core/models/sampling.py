@@ -15,6 +15,7 @@ from dcgan_core import images
 from dcgan_core.errors import ConfigError
 from dcgan_core.models.weights import Model, draw_z, to_bytes, to_uint8
 from dcgan_core.progress import Progress, silent
+from dcgan_core.waiting import take_gpu
 
 Weights = Literal["ema", "plain"]
 
@@ -37,12 +38,12 @@ def chosen_weights(model: Model, ema: bool | None) -> Weights:
 
 
 def chosen_device(name: str, gpus: int = -1) -> str:
-    """``auto``: the GPU where there is one and ``gpus`` (DCGAN_GPUS) is not 0, else the processor.
+    """``auto``: a GPU if there is one and it is wanted (``gpus``, DCGAN_GPUS), else the processor.
 
-    Raises ConfigError for a device that is not here.
+    Raises ConfigError for a device that is not here. With ``gpus`` 1 waits and raises as ``take_gpu``.
     """
     if name == "auto":
-        return "cuda" if gpus != 0 and torch.cuda.is_available() else "cpu"
+        return "cuda" if take_gpu(gpus, "this command or stage") else "cpu"
     kind, _, number = name.partition(":")
     if kind not in ("cpu", "cuda") or (number and not (kind == "cuda" and number.isdigit())):
         raise ConfigError(f"--device {name}: choose auto, cpu or cuda (cuda:1 for the second GPU)")

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 
 from dcgan_core.progress import Progress, silent
+from dcgan_core.waiting import take_gpu
 
 
 class Runtime(Protocol):
@@ -88,9 +89,9 @@ class LocalRuntime:
         return self.asked_to_stop()
 
 
-def local_device(gpus: int = -1) -> torch.device:
-    """The GPU where there is one and it is wanted, else the processor."""
-    return torch.device("cuda" if gpus != 0 and torch.cuda.is_available() else "cpu")
+def local_device(gpus: int = -1, progress: Progress = silent) -> torch.device:
+    """A GPU if there is one and it is wanted, else the processor. Waits and raises as ``take_gpu``."""
+    return torch.device("cuda" if take_gpu(gpus, "training", progress) else "cpu")
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype:

@@ -72,8 +72,9 @@ class Train(Stage):
         from dcgan_core.train.runtime import LocalRuntime, local_device
         from dcgan_core.train.stopping import stop_requests
 
+        device = local_device(self.gpus, progress)  # may wait, and there is nothing to save yet
         with stop_requests(signal.SIGTERM, signal.SIGINT) as request:
-            runtime = LocalRuntime(local_device(self.gpus), progress, asked_to_stop=request)
+            runtime = LocalRuntime(device, progress, asked_to_stop=request)
             return self.train(store, part.key, runtime, progress)
 
     def train(self, store: Store, key: str, runtime: Runtime, progress: Progress = silent) -> Receipt:
