@@ -51,8 +51,6 @@ class Board:
 
     def beat(self, can_save: bool) -> None:
         """A worker is alive."""
-        self._controller: Any = None
-        self._ended = False
         self._heard, self._can_save = time.monotonic(), can_save
 
     def look(self) -> Look:

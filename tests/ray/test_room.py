@@ -22,6 +22,7 @@ from dcgan_core.storage import Store
 from dcgan_core.train.runtime import Runtime
 from dcgan_core.train.stage import Train
 from tasks.backends import RayBackend
+from tasks.board import Board
 from tests.conftest import Tiny
 from tests.ray.test_ray import Greedy, Modest
 
@@ -96,10 +97,12 @@ class Reading(Train):
         return threading.Event().wait()  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize(
-    ("kind", "place", "phase"),
-    [(Train, {"train_workers": 8}, "waiting"), (Reading, {"train_workers": 1}, "reading")],
+    ("kind", "place", "phase", "number"),
+    [
+        (Train, {"train_workers": 8}, "waiting", signal.SIGTERM),
+        (Reading, {"train_workers": 1}, "reading", signal.SIGINT),
+    ],
 )
 def test_a_signal_ends_training_while_no_worker_is_in_its_loop(
     kind: type[Train],
@@ -124,3 +127,26 @@ def test_a_signal_ends_training_while_no_worker_is_in_its_loop(
         if thread.name == "ray-train":  # with it ends what it has asked for
             thread.join(100)
             assert not thread.is_alive()
+
+
+def test_workers_count_as_lost_when_nothing_is_heard_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("tasks.board.time.monotonic", lambda: now)
+    board = Board()
+    assert board.look()[:2] == (False, False)
+    board.beat(False)
+    assert board.look()[:2] == (True, False)  # it reads, and would not heed a request to save
+    board.beat(True)
+    now += 14
+    assert board.look()[:2] == (True, True)
+    now += 2
+    assert board.look()[:2] == (False, False)
+
+
+def test_a_trainer_that_was_ended_before_its_controller_started_may_not_go_on() -> None:
+    board = Board()
+    assert board.controlled_by("an actor")
+    assert board.end() == "an actor"
+    assert board.end() is None
+    assert not board.controlled_by("another")
+    assert board.end() is None
