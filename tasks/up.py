@@ -46,7 +46,10 @@ def main() -> int:
     home = _private_home()
     login = os.environ.get("PREFECT_SERVER_API_AUTH_STRING") or _login(home)
     os.environ.update(
-        PREFECT_API_URL=API, PREFECT_SERVER_API_AUTH_STRING=login, PREFECT_API_AUTH_STRING=login
+        PREFECT_API_URL=API,
+        PREFECT_SERVER_API_AUTH_STRING=login,
+        PREFECT_API_AUTH_STRING=login,
+        PREFECT_CLI_PROMPT="false",  # else the server asks which profile to keep the address in
     )
     os.environ.setdefault("PREFECT_SERVER_UI_API_URL", API)
     os.environ.setdefault("PREFECT_WORKER_QUERY_SECONDS", "2")  # this server has only us to serve

@@ -163,12 +163,16 @@ def test_its_files_are_for_its_user_alone(up: Up) -> None:
 
 
 def test_it_listens_on_this_machine_alone(up: Up) -> None:
-    family = [*psutil.Process(up.process.pid).children(recursive=True), psutil.Process(up.process.pid)]
-    listening = [
-        each.laddr.ip for one in family for each in one.net_connections("tcp") if each.status == "LISTEN"
-    ]
-    assert len(listening) >= 2
-    assert set(listening) <= {"127.0.0.1", "::1"}
+    family = psutil.Process(up.process.pid).children(recursive=True)
+
+    def listening() -> list[Any]:
+        return [
+            each.laddr for one in family for each in one.net_connections("tcp") if each.status == "LISTEN"
+        ]
+
+    ports = {int(up.environment[name]) for name in ("DCGAN_UP_PORT", "DCGAN_UP_PAGES_PORT")}
+    until("the API and the pages", lambda: ports <= {each.port for each in listening()}, 60)
+    assert {each.ip for each in listening()} <= {"127.0.0.1", "::1"}
 
 
 def test_the_whole_pipeline_runs_from_its_deployment(up: Up, tiny: Tiny) -> None:
