@@ -1,9 +1,8 @@
-"""Presets hold only differences, fit their own nets, and are all offered by the flows."""
+"""Presets hold only differences and fit their own nets; tests/flows/test_parameters.py: flows offer all."""
 
 from __future__ import annotations
 
 import tomllib
-import typing
 from importlib import resources
 from typing import Any
 
@@ -13,12 +12,6 @@ from dcgan_core.config import PipelineConfig, Section, load_config, preset_names
 from dcgan_core.models.specs import net_spec
 
 CONTACT = {"scrape.contact": "somebody@example.org"}
-
-
-def test_the_flows_offer_exactly_the_shipped_presets() -> None:
-    from flows.parameters import Shipped
-
-    assert list(typing.get_args(Shipped)) == preset_names()
 
 
 @pytest.mark.parametrize("preset", preset_names())
