@@ -62,7 +62,7 @@ class Up:
         return self.prefect("deployment", "run", deployment, *parameters, "--watch")
 
     def filtered(self, what: str, **body: Any) -> list[dict[str, Any]]:
-        return self.ask("POST", f"{what}/filter", limit=200, **body)
+        return self.ask("POST", f"{what}/filter", **{"limit": 200, **body})
 
     @property
     def login(self) -> str:
