@@ -274,7 +274,7 @@ def test_a_wrong_preset_is_answered_with_the_nearest(up: Up) -> None:
 def test_a_cancelled_training_saves_and_is_cancelled_with_its_parent_and_nothing_revives_it(
     up: Up, tiny: Tiny
 ) -> None:
-    chosen = tiny.changed(train__steps=100_000, train__checkpoint_every=100_000, seed=7)
+    chosen = tiny.changed(train__steps=100_000, train__checkpoint_every=50, seed=7)
     parameters = ("-p", f"preset={tiny.preset}", "-p", f"overrides={json.dumps(chosen)}")
     assert up.prefect("deployment", "run", "dcgan/full-pipeline", *parameters).returncode == 0
 
@@ -293,12 +293,11 @@ def test_a_cancelled_training_saves_and_is_cancelled_with_its_parent_and_nothing
     parent = newest("dcgan")
     assert parent
     up.ask("POST", f"flow_runs/{parent['id']}/set_state", state={"type": "CANCELLING"})
-    until("Cancelled", lambda: newest("dcgan")["state_name"] == "Cancelled", 60)  # type: ignore[index]
     for flow in ("dcgan", "train"):
+        until(f"{flow} Cancelled", lambda: newest(flow)["state_name"] == "Cancelled", 120)  # type: ignore[index]  # noqa: B023
         run = newest(flow)
         assert run
         states = [each["name"] for each in up.ask("GET", f"flow_run_states/?flow_run_id={run['id']}")]
-        assert states[-1] == "Cancelled"
         assert "Crashed" not in states
     pipeline = load_pipeline(tiny.preset, chosen, upto="train")
     saved = checkpoint.saved(Store(up.root), pipeline.stages[-1].address)
@@ -316,9 +315,8 @@ def test_a_misspelt_override_fails_with_the_nearest_name(up: Up, tiny: Tiny) -> 
 def test_a_stage_waits_for_the_run_that_makes_what_it_misses(up: Up, tiny: Tiny) -> None:
     chosen = tiny.changed(seed=8)
     parameters = ("-p", f"preset={tiny.preset}", "-p", f"overrides={json.dumps(chosen)}")
-    assert up.prefect("deployment", "run", "crop/default", *parameters).returncode == 0
-    scrape = up.run("scrape/default", tiny, seed=8)  # crop, submitted before, needs its photos
-    assert scrape.returncode == 0
+    for deployment in ("scrape/default", "crop/default"):  # both start at the same time
+        assert up.prefect("deployment", "run", deployment, *parameters).returncode == 0
 
     def crop() -> dict[str, Any] | None:
         runs = up.filtered("flow_runs", flows={"name": {"any_": ["crop"]}}, sort="START_TIME_DESC", limit=1)
