@@ -37,7 +37,15 @@ def connect(place: Place) -> Any:
     with _starting:
         if not ray.is_initialized():
             _Start(ray, place).wait()
+            _own_sigterm()
     return ray
+
+
+def _own_sigterm() -> None:
+    """Put this process's handler of SIGTERM back: Ray's core replaces it below Python, and would just end."""
+    handler = signal.getsignal(signal.SIGTERM)
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 @cache
