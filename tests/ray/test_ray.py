@@ -11,6 +11,8 @@ from types import SimpleNamespace
 from typing import Any, ClassVar, TypeVar, cast
 
 import pytest
+from prefect.exceptions import TerminationSignal
+from prefect.utilities.engine import capture_sigterm
 
 from dcgan_core.artifacts import Receipt, read_manifest
 from dcgan_core.backend import LocalBackend
@@ -228,7 +230,7 @@ def _all_killed(step: int, runtime: Runtime, folder: Path) -> None:
 
 def _driver_told(step: int, runtime: Runtime, folder: Path) -> None:
     if runtime.rank == 0 and step == 12:
-        os.kill(int((folder / "driver").read_text()), signal.SIGINT)
+        os.kill(int((folder / "driver").read_text()), signal.SIGTERM)
         board = cast("RayRuntime", runtime).asked_to_stop.board  # type: ignore[attr-defined]
         while not ray.get(board.stopping.remote()):  # training is too short to be overtaken by a signal
             continue
@@ -288,8 +290,12 @@ def test_a_driver_that_is_told_to_end_saves_first_and_a_rerun_goes_on_from_there
 ) -> None:
     (tmp_path / "driver").write_text(str(os.getpid()))
     stage = _train_stage(Unlucky, tiny, steps=ENOUGH, fate=_driver_told, folder=str(tmp_path))
-    with pytest.raises(KeyboardInterrupt):
-        run(stage, finished_store, backend, refresh=True)
+    before = signal.signal(signal.SIGTERM, lambda *_: None)  # Prefect sends it on to whoever was there before
+    try:
+        with pytest.raises(TerminationSignal), capture_sigterm():  # as within a flow
+            run(stage, finished_store, backend, refresh=True)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     saved = checkpoint.saved(finished_store, stage.address)[-1].step
     assert 12 < saved < ENOUGH
     assert stage.steps() == list(range(1, saved + 1))
