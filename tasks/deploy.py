@@ -94,9 +94,9 @@ def _deploy(client: SyncPrefectClient, entry: Mapping[str, Any], *, reset: bool)
         print(f"{name}: made")
         _remember(name, file)
         return
-    _adopt_schedule(client, there, file, known=_remembered(name) is not None)
-    server = _of_server(there)
     last = _remembered(name)
+    _adopt_schedule(client, there, file, known=last is not None)
+    server = _of_server(there)
     merged, said = merge(last, server, file, reset=reset)
     changed = {key: value for key, value in _fields(merged).items() if value != _fields(server).get(key)}
     changed |= {key: value for key, value in fixed.items() if value != there.get(key)}
@@ -152,14 +152,7 @@ def merge(
 
 def _of_file(entry: Mapping[str, Any]) -> Values:
     limit = entry.get("concurrency_limit") or {}
-    values: Values = {
-        "description": entry.get("description"),
-        "tags": entry.get("tags"),
-        "concurrency_limit": limit.get("limit"),
-        "collision_strategy": limit.get("collision_strategy"),
-    }
-    values |= {f"parameters.{key}": value for key, value in entry["parameters"].items()}
-    values |= {f"job_variables.{k}": v for k, v in entry["work_pool"].get("job_variables", {}).items()}
+    values = _named(entry, limit, limit, entry["work_pool"])
     for schedule in entry.get("schedules", []):
         of = f"schedules.{schedule['slug']}"
         values |= {f"{of}.{key}": value for key, value in schedule.items() if key in (*_RULE, "active")}
@@ -168,15 +161,8 @@ def _of_file(entry: Mapping[str, Any]) -> Values:
 
 
 def _of_server(there: Mapping[str, Any]) -> Values:
-    limit = there.get("global_concurrency_limit") or {}
-    values: Values = {
-        "description": there.get("description"),
-        "tags": there.get("tags"),
-        "concurrency_limit": limit.get("limit"),
-        "collision_strategy": (there.get("concurrency_options") or {}).get("collision_strategy"),
-    }
-    values |= {f"parameters.{key}": value for key, value in (there.get("parameters") or {}).items()}
-    values |= {f"job_variables.{key}": value for key, value in (there.get("job_variables") or {}).items()}
+    limit, options = there.get("global_concurrency_limit") or {}, there.get("concurrency_options") or {}
+    values = _named(there, limit, options, there)
     for schedule in there["schedules"]:
         if schedule.get("slug"):  # one without was made by an operator: nothing of ours
             of = f"schedules.{schedule['slug']}"
@@ -185,6 +171,24 @@ def _of_server(there: Mapping[str, Any]) -> Values:
             values[f"{of}.active"] = schedule["active"]
             values[f"{of}.parameters"] = schedule.get("parameters") or {}
     return _said(values)
+
+
+def _named(
+    deployment: Mapping[str, Any],
+    limit: Mapping[str, Any],
+    options: Mapping[str, Any],
+    work: Mapping[str, Any],
+) -> Values:
+    """What the file and the server say alike, each setting by its name; schedules aside."""
+    values: Values = {
+        "description": deployment.get("description"),
+        "tags": deployment.get("tags"),
+        "concurrency_limit": limit.get("limit"),
+        "collision_strategy": options.get("collision_strategy"),
+    }
+    for group, there in (("parameters", deployment), ("job_variables", work)):
+        values |= {f"{group}.{key}": value for key, value in (there.get(group) or {}).items()}
+    return values
 
 
 def _said(values: Values) -> Values:
